@@ -1,0 +1,44 @@
+"""Logeion: a replicated, partitioned commit log whose parts are actors.
+
+The public names are loaded when they are first used: importing a room (``logeion.wire``, ``logeion.log``) must not
+load the client, nor asyncio.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import errors as errors
+    from .errors import ConfigError as ConfigError
+    from .errors import KafkaError as KafkaError
+    from .errors import LogeionError as LogeionError
+    from .errors import StorageError as StorageError
+    from .errors import WireError as WireError
+
+# Public name -> the module that defines it; the name of a module stands for itself.
+_HOMES = {
+    "ConfigError": "logeion.errors",
+    "KafkaError": "logeion.errors",
+    "LogeionError": "logeion.errors",
+    "StorageError": "logeion.errors",
+    "WireError": "logeion.errors",
+    "errors": "logeion.errors",
+}
+
+__all__ = ["ConfigError", "KafkaError", "LogeionError", "StorageError", "WireError", "errors"]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(home)
+    value: object = module if home == f"{__name__}.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
