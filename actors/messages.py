@@ -20,7 +20,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults
 # Every lane -----------------------------------------------------------------------------------------------------
 
 
-class Hello(Message):
+class Hello(Message, frozen=True, kw_only=True):
     """Dialler to listener, and back: the first frame of a lane, who speaks and which protocol it knows."""
 
     actor: str
@@ -35,7 +35,7 @@ class Hello(Message):
     epoch: int | None = None
 
 
-class Refused(Message):
+class Refused(Message, frozen=True, kw_only=True):
     """Anyone to the sender of a request: no, with Kafka's error code and a sentence for a person."""
 
     code: int
@@ -43,22 +43,22 @@ class Refused(Message):
     leader_epoch: int = -1
 
 
-class Ping(Message):
+class Ping(Message, frozen=True, kw_only=True):
     """Node to an actor: answer from the loop in which your state lives."""
 
 
-class Pong(Message):
+class Pong(Message, frozen=True, kw_only=True):
     """An actor to Node: the loop turns."""
 
 
-class Done(Message):
+class Done(Message, frozen=True, kw_only=True):
     """The answer to a request that has nothing to tell."""
 
 
 # Supervisor and Node (by Thespian, as bytes) ---------------------------------------------------------------------
 
 
-class StartActor(Message):
+class StartActor(Message, frozen=True, kw_only=True):
     """Node to Supervisor: start this temporary actor once; its exit is reported, never repaired."""
 
     actor: str
@@ -67,7 +67,7 @@ class StartActor(Message):
     spec: bytes
 
 
-class StopActor(Message):
+class StopActor(Message, frozen=True, kw_only=True):
     """Node to Supervisor: end this incarnation; ``force`` is SIGKILL."""
 
     actor: str
@@ -75,7 +75,7 @@ class StopActor(Message):
     force: bool = False
 
 
-class ListActors(Message):
+class ListActors(Message, frozen=True, kw_only=True):
     """A fresh Node to Supervisor: whom do you have?"""
 
 
@@ -89,13 +89,13 @@ class ActorEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     restarts: int = 0
 
 
-class ActorsListed(Message):
+class ActorsListed(Message, frozen=True, kw_only=True):
     """Supervisor to Node: all children that live, the fixed ones too, with the Supervisor itself first."""
 
     actors: list[ActorEntry]
 
 
-class ActorStarted(Message):
+class ActorStarted(Message, frozen=True, kw_only=True):
     """Supervisor to Node: the process exists (its Hello tells when it serves)."""
 
     actor: str
@@ -104,7 +104,7 @@ class ActorStarted(Message):
     restarts: int = 0
 
 
-class ActorExited(Message):
+class ActorExited(Message, frozen=True, kw_only=True):
     """Supervisor to Node: this incarnation's process is gone."""
 
     actor: str
@@ -115,7 +115,7 @@ class ActorExited(Message):
 # Node and the actors of its host (by lane) -----------------------------------------------------------------------
 
 
-class StateChanged(Message):
+class StateChanged(Message, frozen=True, kw_only=True):
     """An actor to Node: what it does now (``starting running stopping failed``), with the cause of a failure."""
 
     state: str
@@ -123,7 +123,7 @@ class StateChanged(Message):
     epoch: int | None = None
 
 
-class PartitionRunning(Message):
+class PartitionRunning(Message, frozen=True, kw_only=True):
     """Node to a Gateway: this partition's leader of this epoch serves on its socket; dial it."""
 
     topic_id: str
@@ -131,7 +131,7 @@ class PartitionRunning(Message):
     epoch: int
 
 
-class PartitionStopped(Message):
+class PartitionStopped(Message, frozen=True, kw_only=True):
     """Node to a Gateway: no process leads this partition here; ``cause`` is set when it is offline for good."""
 
     topic_id: str
@@ -141,17 +141,17 @@ class PartitionStopped(Message):
     code: int = 0
 
 
-class Configure(Message):
+class Configure(Message, frozen=True, kw_only=True):
     """Node to a Partition: the topic's effective configuration from now on."""
 
     configs: dict[str, str]
 
 
-class AwaitReady(Message):
+class AwaitReady(Message, frozen=True, kw_only=True):
     """The command to Node: answer with Ready once clients can be served."""
 
 
-class Ready(Message):
+class Ready(Message, frozen=True, kw_only=True):
     """Node to the command: what listens where, and who runs."""
 
     node: int
@@ -164,13 +164,13 @@ class Ready(Message):
 # Controller (by lane) --------------------------------------------------------------------------------------------
 
 
-class Subscribe(Message):
+class Subscribe(Message, frozen=True, kw_only=True):
     """Node or Gateway to Controller: send the metadata log from this offset, then everything that commits."""
 
     from_offset: int
 
 
-class Committed(Message):
+class Committed(Message, frozen=True, kw_only=True):
     """Controller to a subscriber: committed records, the first at ``offset``; a snapshot replaces all before it."""
 
     offset: int
@@ -179,7 +179,7 @@ class Committed(Message):
     snapshot: bool = False
 
 
-class RegisterNode(Message):
+class RegisterNode(Message, frozen=True, kw_only=True):
     """Node to Controller: this host's broker is here; the same incarnation keeps its broker epoch."""
 
     node: int
@@ -192,7 +192,7 @@ class RegisterNode(Message):
     clean: bool = False
 
 
-class NodeRegistered(Message):
+class NodeRegistered(Message, frozen=True, kw_only=True):
     """Controller to Node: the epoch that every later request of this registration carries."""
 
     broker_epoch: int
@@ -207,7 +207,7 @@ class GrantRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     seen_epoch: int
 
 
-class GrantEpochs(Message):
+class GrantEpochs(Message, frozen=True, kw_only=True):
     """Node to Controller: I am about to start these leaders; each start appends only in an epoch of its own."""
 
     node: int
@@ -215,7 +215,7 @@ class GrantEpochs(Message):
     partitions: list[GrantRequest]
 
 
-class EpochsGranted(Message):
+class EpochsGranted(Message, frozen=True, kw_only=True):
     """Controller to Node: committed up to here; the epochs are in the metadata log (absent: no longer yours)."""
 
     committed: int
@@ -243,7 +243,7 @@ class TopicResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     configs: dict[str, str] = {}
 
 
-class CreateTopics(Message):
+class CreateTopics(Message, frozen=True, kw_only=True):
     """Gateway to Controller: CreateTopics (KIP-4), also for auto-creation (``internal`` topics only by us)."""
 
     topics: list[TopicToCreate]
@@ -251,7 +251,7 @@ class CreateTopics(Message):
     internal: bool = False
 
 
-class DeleteTopics(Message):
+class DeleteTopics(Message, frozen=True, kw_only=True):
     """Gateway to Controller: by name, or by id where the name is empty."""
 
     names: list[str] = []
@@ -266,14 +266,14 @@ class GrowTopic(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     assignments: list[list[int]] | None = None
 
 
-class CreatePartitions(Message):
+class CreatePartitions(Message, frozen=True, kw_only=True):
     """Gateway to Controller: grow these topics."""
 
     topics: list[GrowTopic]
     validate_only: bool = False
 
 
-class TopicsChanged(Message):
+class TopicsChanged(Message, frozen=True, kw_only=True):
     """Controller to Gateway: one result a topic, in the order asked; visible once ``committed`` is applied."""
 
     results: list[TopicResult]
@@ -288,7 +288,7 @@ class ConfigChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     value: str | None = None
 
 
-class AlterConfigs(Message):
+class AlterConfigs(Message, frozen=True, kw_only=True):
     """Gateway to Controller: change one resource's configuration, all changes or none.
 
     ``resource`` is ``topic`` or ``broker``; ``replace`` drops every key that is not named (the old AlterConfigs).
@@ -301,19 +301,19 @@ class AlterConfigs(Message):
     replace: bool = False
 
 
-class ConfigsAltered(Message):
+class ConfigsAltered(Message, frozen=True, kw_only=True):
     """Controller to Gateway: visible once ``committed`` is applied."""
 
     committed: int
 
 
-class AllocateProducerIds(Message):
+class AllocateProducerIds(Message, frozen=True, kw_only=True):
     """Gateway to Controller: a block of producer ids that no one else will ever be given."""
 
     node: int
 
 
-class ProducerIdsAllocated(Message):
+class ProducerIdsAllocated(Message, frozen=True, kw_only=True):
     """Controller to Gateway: ``count`` ids from ``first``."""
 
     first: int
@@ -323,7 +323,7 @@ class ProducerIdsAllocated(Message):
 # Gateway and Partition (by lane) ---------------------------------------------------------------------------------
 
 
-class Append(Message):
+class Append(Message, frozen=True, kw_only=True):
     """Gateway to Partition: append the payload, one record batch, in this epoch; ``acks`` is -1, 0 or 1.
 
     ``verified`` says the gateway has already checked the batch's header, length and CRC.
@@ -335,7 +335,7 @@ class Append(Message):
     verified: bool = False
 
 
-class Appended(Message):
+class Appended(Message, frozen=True, kw_only=True):
     """Partition to Gateway: the batch is where it was asked to be, as durable as asked."""
 
     base_offset: int
@@ -343,7 +343,7 @@ class Appended(Message):
     append_time_ms: int = -1
 
 
-class Watch(Message):
+class Watch(Message, frozen=True, kw_only=True):
     """Gateway to Partition: answer when the high watermark is above ``offset``, at once if it is already.
 
     One is outstanding a lane; a new one replaces the old. ``offset`` -1 asks for the state as it is.
@@ -353,7 +353,7 @@ class Watch(Message):
     offset: int
 
 
-class Advanced(Message):
+class Advanced(Message, frozen=True, kw_only=True):
     """Partition to Gateway: its state. The high watermark lies in segment ``segment`` at byte ``position``.
 
     ``epoch_start`` is the first offset of this leader epoch: until the watermark has reached it "latest" is unknown.
@@ -368,14 +368,14 @@ class Advanced(Message):
     position: int
 
 
-class FindOffset(Message):
+class FindOffset(Message, frozen=True, kw_only=True):
     """Gateway to Partition: ListOffsets; ``timestamp`` is milliseconds or a special value (-1 … -6)."""
 
     epoch: int
     timestamp: int
 
 
-class OffsetFound(Message):
+class OffsetFound(Message, frozen=True, kw_only=True):
     """Partition to Gateway: offset -1 when there is none."""
 
     offset: int
@@ -383,38 +383,38 @@ class OffsetFound(Message):
     leader_epoch: int = -1
 
 
-class FindEpochEnd(Message):
+class FindEpochEnd(Message, frozen=True, kw_only=True):
     """Gateway or Replica to Partition: where does this leader epoch end in your log (KIP-101, KIP-279)?"""
 
     epoch: int
     asked_epoch: int
 
 
-class EpochEndFound(Message):
+class EpochEndFound(Message, frozen=True, kw_only=True):
     """Partition: the largest epoch not above the one asked, and the offset after its last record; -1: unknown."""
 
     leader_epoch: int
     end_offset: int
 
 
-class TrimLog(Message):
+class TrimLog(Message, frozen=True, kw_only=True):
     """Gateway to Partition: DeleteRecords (KIP-107); -1 means up to the high watermark."""
 
     epoch: int
     offset: int
 
 
-class LogTrimmed(Message):
+class LogTrimmed(Message, frozen=True, kw_only=True):
     """Partition to Gateway: the new log start, once it is on disk."""
 
     low_watermark: int
 
 
-class DescribeLog(Message):
+class DescribeLog(Message, frozen=True, kw_only=True):
     """Gateway or Node to Partition: its figures."""
 
 
-class LogDescribed(Message):
+class LogDescribed(Message, frozen=True, kw_only=True):
     """Partition: sizes in bytes, offsets, segments; ``synced_end`` is the end of what a power cut would leave."""
 
     size: int
@@ -438,7 +438,7 @@ class GroupProtocol(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     metadata: bytes
 
 
-class JoinGroup(Message):
+class JoinGroup(Message, frozen=True, kw_only=True):
     """Gateway to Coordinator: be a member of the next generation; parked until that generation is complete.
 
     ``require_member_id`` is KIP-394: an unknown member is first given its id.
@@ -465,7 +465,7 @@ class JoinedMember(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     metadata: bytes
 
 
-class GroupJoined(Message):
+class GroupJoined(Message, frozen=True, kw_only=True):
     """Coordinator to Gateway: the generation, and its members if the receiver leads it."""
 
     code: int = 0
@@ -478,7 +478,7 @@ class GroupJoined(Message):
     members: list[JoinedMember] = []
 
 
-class SyncGroup(Message):
+class SyncGroup(Message, frozen=True, kw_only=True):
     """Gateway to Coordinator: give me my assignment; the leader brings everybody's."""
 
     group: str
@@ -490,7 +490,7 @@ class SyncGroup(Message):
     assignments: dict[str, bytes] = {}
 
 
-class GroupSynced(Message):
+class GroupSynced(Message, frozen=True, kw_only=True):
     """Coordinator to Gateway: the member's assignment in this generation."""
 
     code: int = 0
@@ -499,7 +499,7 @@ class GroupSynced(Message):
     assignment: bytes = b""
 
 
-class HeartbeatGroup(Message):
+class HeartbeatGroup(Message, frozen=True, kw_only=True):
     """Gateway to Coordinator: this member lives."""
 
     group: str
@@ -508,7 +508,7 @@ class HeartbeatGroup(Message):
     instance_id: str | None = None
 
 
-class GroupAnswered(Message):
+class GroupAnswered(Message, frozen=True, kw_only=True):
     """Coordinator to Gateway: a code and nothing else."""
 
     code: int = 0
@@ -522,14 +522,14 @@ class LeavingMember(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     code: int = 0
 
 
-class LeaveGroup(Message):
+class LeaveGroup(Message, frozen=True, kw_only=True):
     """Gateway to Coordinator: these members go, now."""
 
     group: str
     members: list[LeavingMember]
 
 
-class GroupLeft(Message):
+class GroupLeft(Message, frozen=True, kw_only=True):
     """Coordinator to Gateway: one code a member, in the order asked."""
 
     code: int = 0
@@ -546,7 +546,7 @@ class OffsetToCommit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     metadata: str = ""
 
 
-class CommitOffsets(Message):
+class CommitOffsets(Message, frozen=True, kw_only=True):
     """Gateway to Coordinator: all of these or none. A generation or member epoch of -1 and no member: no membership."""
 
     group: str
@@ -556,14 +556,14 @@ class CommitOffsets(Message):
     instance_id: str | None = None
 
 
-class OffsetsCommitted(Message):
+class OffsetsCommitted(Message, frozen=True, kw_only=True):
     """Coordinator to Gateway: ``code`` for the request, else one code an offset in the order asked."""
 
     code: int = 0
     codes: list[int] = []
 
 
-class FetchOffsets(Message):
+class FetchOffsets(Message, frozen=True, kw_only=True):
     """Gateway to Coordinator: committed offsets of these partitions, or of all when ``partitions`` is None.
 
     ``member_epoch`` -1 and no member id asks as an admin does (KIP-848 checks the others).
@@ -575,14 +575,14 @@ class FetchOffsets(Message):
     member_epoch: int = -1
 
 
-class OffsetsFetched(Message):
+class OffsetsFetched(Message, frozen=True, kw_only=True):
     """Coordinator to Gateway: what is committed; an offset of -1 where nothing is."""
 
     code: int = 0
     offsets: list[OffsetToCommit] = []
 
 
-class DescribeGroup(Message):
+class DescribeGroup(Message, frozen=True, kw_only=True):
     """Gateway to Coordinator: the whole group."""
 
     group: str
@@ -605,7 +605,7 @@ class DescribedMember(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     target: list[TopicPartitions] = []
 
 
-class GroupDescribed(Message):
+class GroupDescribed(Message, frozen=True, kw_only=True):
     """Coordinator to Gateway: state in Kafka's words; ``group_type`` is ``classic`` or ``consumer``."""
 
     code: int = 0
@@ -628,7 +628,7 @@ class TopicPartitions(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     name: str = ""
 
 
-class ConsumerHeartbeat(Message):
+class ConsumerHeartbeat(Message, frozen=True, kw_only=True):
     """Gateway to Coordinator: ConsumerGroupHeartbeat (KIP-848); a null field is unchanged since the last one."""
 
     group: str
@@ -645,7 +645,7 @@ class ConsumerHeartbeat(Message):
     owned: list[TopicPartitions] | None = None
 
 
-class ConsumerHeartbeatAnswered(Message):
+class ConsumerHeartbeatAnswered(Message, frozen=True, kw_only=True):
     """Coordinator to Gateway: the member's epoch, and its assignment where it changed."""
 
     code: int = 0
@@ -656,20 +656,20 @@ class ConsumerHeartbeatAnswered(Message):
     assignment: list[TopicPartitions] | None = None
 
 
-class DeleteGroup(Message):
+class DeleteGroup(Message, frozen=True, kw_only=True):
     """Gateway to Coordinator: forget an empty group and its offsets."""
 
     group: str
 
 
-class DeleteOffsets(Message):
+class DeleteOffsets(Message, frozen=True, kw_only=True):
     """Gateway to Coordinator: OffsetDelete (KIP-496); refused for topics the group subscribes to."""
 
     group: str
     partitions: list[tuple[str, int]]
 
 
-class OffsetsDeleted(Message):
+class OffsetsDeleted(Message, frozen=True, kw_only=True):
     """Coordinator to Gateway: ``code`` for the request, else one a partition."""
 
     code: int = 0
@@ -742,7 +742,7 @@ AnyMessage = (
 )
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(AnyMessage)
+_decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
 
 
 def encode(message: Message) -> bytes:

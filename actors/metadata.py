@@ -13,14 +13,14 @@ class MetadataEntry(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_de
     """The root of the metadata records; the tag is the class's name."""
 
 
-class ClusterCreated(MetadataEntry):
+class ClusterCreated(MetadataEntry, frozen=True, kw_only=True):
     """The first record of a cluster."""
 
     cluster_id: str
     metadata_version: int = 1
 
 
-class BrokerRegistered(MetadataEntry):
+class BrokerRegistered(MetadataEntry, frozen=True, kw_only=True):
     """A node's registration; its broker epoch is this record's offset (KIP-631)."""
 
     node: int
@@ -33,7 +33,7 @@ class BrokerRegistered(MetadataEntry):
     admin: str = ""
 
 
-class TopicCreated(MetadataEntry):
+class TopicCreated(MetadataEntry, frozen=True, kw_only=True):
     """A topic, by an id that is never used again (KIP-516; 32 hex digits)."""
 
     topic_id: str
@@ -41,13 +41,13 @@ class TopicCreated(MetadataEntry):
     internal: bool = False
 
 
-class TopicDeleted(MetadataEntry):
+class TopicDeleted(MetadataEntry, frozen=True, kw_only=True):
     """The topic, its partitions and its configuration are gone."""
 
     topic_id: str
 
 
-class PartitionChanged(MetadataEntry):
+class PartitionChanged(MetadataEntry, frozen=True, kw_only=True):
     """All that the controller says of one partition; replaces what it said before."""
 
     topic_id: str
@@ -60,7 +60,7 @@ class PartitionChanged(MetadataEntry):
     elr: list[int] = []
 
 
-class ConfigChanged(MetadataEntry):
+class ConfigChanged(MetadataEntry, frozen=True, kw_only=True):
     """One key of a resource (``topic`` by name, ``broker`` by id or "" for all); no value: back to the default."""
 
     resource: str
@@ -69,7 +69,7 @@ class ConfigChanged(MetadataEntry):
     value: str | None = None
 
 
-class ProducerIdsReserved(MetadataEntry):
+class ProducerIdsReserved(MetadataEntry, frozen=True, kw_only=True):
     """Ids below ``next_id`` are given away."""
 
     next_id: int

@@ -297,7 +297,7 @@ class ConsumerGroup:
         self.assignor = self._elect_assignor()
         self.targets = ASSIGNORS[self.assignor](
             {member: {known[name][0] for name in names} for member, names in wanted.items()},
-            {topic_id: count for topic_id, count in topics.values()},
+            dict(topics.values()),
             self.targets,
         )
         self.assignment_epoch = self.group_epoch

@@ -80,7 +80,9 @@ class Offsets:
             self.apply(record)
         return records
 
-    def expired(self, now: Now, *, idle_since_ms: int | None, subscribed: frozenset[str] | None) -> list[tuple[str, int]]:
+    def expired(
+        self, now: Now, *, idle_since_ms: int | None, subscribed: frozenset[str] | None
+    ) -> list[tuple[str, int]]:
         """Positions past their retention (KIP-211).
 
         With ``idle_since_ms`` the group has no members since then, and the clock starts at the later of that and the

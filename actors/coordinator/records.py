@@ -111,8 +111,8 @@ class GroupRecord(msgspec.Struct, frozen=True, gc=False):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_keys = msgspec.msgpack.Decoder(Key)
-_values = msgspec.msgpack.Decoder(Value)
+_keys: msgspec.msgpack.Decoder[Key] = msgspec.msgpack.Decoder(Key)
+_values: msgspec.msgpack.Decoder[Value] = msgspec.msgpack.Decoder(Value)
 
 
 def encode(record: GroupRecord) -> tuple[bytes, bytes | None]:

@@ -97,7 +97,7 @@ class Host:
         self.commit_at = max(self.commit_at, self.world.time + delay)
 
         def commit(late: bool = False) -> None:
-            # A dead coordinator's append may still arrive, long after; the partition must refuse it once another opened.
+            # A dead coordinator's append may still arrive, long after: refused once another one has opened.
             if records and not self.alive and not late and self.world.random.random() < 0.5:
                 self.world.after(self.world.random.uniform(0.0, 3.0), lambda: commit(late=True))
                 return
@@ -564,8 +564,8 @@ class ConsumerMember(MemberBase):
 
     def leave(self) -> None:
         request = ConsumerHeartbeat(
-            group="g", member_id=self.member_id, member_epoch=-1 if self.instance_id is None else -2, client_id=self.name,
-            client_host="h", instance_id=self.instance_id,
+            group="g", member_id=self.member_id, member_epoch=-1 if self.instance_id is None else -2,
+            client_id=self.name, client_host="h", instance_id=self.instance_id,
         )
         self.crash()
         self.world.ask(self.name, request, lambda answer: None)
