@@ -1,0 +1,126 @@
+"""Requests on behalf of a client to the Controller and to partitions: one deadline, and failures as Kafka's errors."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from logeion.wire.errors import (
+    NotControllerError,
+    NotLeaderOrFollowerError,
+    RequestTimedOutError,
+    UnknownServerError,
+    for_code,
+)
+
+from .. import messages as m
+from ..lanes import LaneClosed, LaneTimeout, RefusedError
+
+if TYPE_CHECKING:
+    from .state import Gateway
+
+Reply = TypeVar("Reply", bound=m.Message)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# A client's timeout is kept within these: below, nothing that writes a log could succeed; above, it is a mistake.
+SHORTEST_S, LONGEST_S = 1.0, 120.0
+
+# How long an answer may wait for the leaders of new partitions; a produce that comes earlier waits by itself.
+RUNNING_S = 5.0
+
+# Lane requests of one client request under way at once: enough to hide the round trip, few enough for thousands.
+TOGETHER = 64
+
+
+class Deadline:
+    """A moment that all waits of one request share."""
+
+    def __init__(self, seconds: float) -> None:
+        self._at = time.monotonic() + seconds
+
+    @classmethod
+    def of_request(cls, timeout_ms: int) -> Deadline:
+        """From a request's own ``timeout_ms``."""
+        return cls(min(max(timeout_ms / 1000, SHORTEST_S), LONGEST_S))
+
+    @property
+    def left(self) -> float:
+        """Seconds, never negative."""
+        return max(0.0, self._at - time.monotonic())
+
+
+async def ask_controller(gateway: Gateway, message: m.Message, expected: type[Reply], deadline: Deadline) -> Reply:
+    """The Controller's answer; raises KafkaError with the reason it gave, or RequestTimedOutError."""
+    try:
+        reply = await gateway.ask_controller(message, deadline.left)
+    except RefusedError as refused:
+        raise for_code(refused.code)(refused.reason) from refused
+    except LaneTimeout as late:
+        raise RequestTimedOutError("the controller did not answer in time") from late
+    except LaneClosed as closed:
+        raise NotControllerError("the controller went away during the request") from closed
+    return _checked(reply, expected)
+
+
+async def ask_partition(
+    gateway: Gateway,
+    topic_id: str,
+    partition: int,
+    make: Callable[[int], m.Message],
+    expected: type[Reply],
+    deadline: Deadline,
+) -> Reply:
+    """The answer of this host's leader to ``make(leader_epoch)``; raises KafkaError."""
+    try:
+        reply = await gateway.ask_partition(topic_id, partition, make, deadline.left)
+    except RefusedError as refused:
+        raise for_code(refused.code)(refused.reason) from refused
+    except LaneTimeout as late:
+        raise RequestTimedOutError("the partition did not answer in time") from late
+    except LaneClosed as closed:
+        raise NotLeaderOrFollowerError("the partition's process went away during the request") from closed
+    return _checked(reply, expected)
+
+
+def _checked(reply: m.AnyMessage, expected: type[Reply]) -> Reply:
+    if not isinstance(reply, expected):
+        raise UnknownServerError(f"{type(reply).__name__} came where {expected.__name__} was due")
+    return reply
+
+
+async def until_applied(gateway: Gateway, committed: int, deadline: Deadline) -> None:
+    """Read your writes: until the image holds what was committed; raises RequestTimedOutError."""
+    if not await gateway.wait_applied(committed, deadline.left):
+        raise RequestTimedOutError("the change is committed but not yet visible on this node")
+
+
+async def until_running(gateway: Gateway, topic_ids: Iterable[str], deadline: Deadline) -> bool:
+    """Until every leader that the image places on this node runs; False if that takes longer than it may."""
+    ids = list(topic_ids)
+
+    def all_run() -> bool:
+        return all(
+            gateway.running(topic_id, partition)
+            for topic_id in ids
+            if (topic := gateway.image.topic_by_id(topic_id)) is not None
+            for partition, state in topic.partitions.items()
+            if state.leader == gateway.node
+        )
+
+    return await gateway.wait_until(all_run, min(deadline.left, RUNNING_S))
+
+
+async def each(items: Sequence[Item], work: Callable[[Item], Awaitable[Result]]) -> list[Result]:
+    """``work`` for every item, at most ``TOGETHER`` at once; the results in the items' order."""
+    results: dict[int, Result] = {}
+    rest = iter(enumerate(items))
+
+    async def worker() -> None:
+        for at, item in rest:
+            results[at] = await work(item)
+
+    await asyncio.gather(*(worker() for _ in range(min(TOGETHER, len(items)))))
+    return [results[at] for at in range(len(items))]

@@ -1,0 +1,264 @@
+"""DescribeConfigs (32), AlterConfigs (33) and IncrementalAlterConfigs (44): topics and brokers.
+
+A topic's keys are those of ``logeion.log.config``. A broker shows its settings under Logeion's names
+(``logeion.storage.flush``) and, where Kafka has a setting that means the same, under Kafka's too; it also shows where
+its admin listener is (``logeion.admin.listener``), which is how our command line finds it. A broker's settings come
+from its file, environment and flags, so they are read-only here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from logeion.log.config import TOPIC_CONFIGS, validate
+from logeion.wire.apis import (
+    AlterableConfig,
+    AlterConfigsRequest,
+    AlterConfigsResourceResponse,
+    AlterConfigsResponse,
+    DescribeConfigsRequest,
+    DescribeConfigsResource,
+    DescribeConfigsResourceResult,
+    DescribeConfigsResponse,
+    DescribeConfigsResult,
+    DescribeConfigsSynonym,
+    IncrementalAlterableConfig,
+    IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResponse,
+)
+from logeion.wire.errors import (
+    ConfigError,
+    InvalidConfigError,
+    InvalidRequestError,
+    InvalidTopicError,
+    KafkaError,
+    UnknownTopicOrPartitionError,
+)
+
+from .. import messages as m
+from .asking import Deadline, ask_controller, until_applied
+from .broker_configs import broker_settings
+from .config_rows import TYPES, Row, Source
+from .topics_metadata import valid_name
+
+if TYPE_CHECKING:
+    from logeion.wire.codec import RequestHeader
+
+    from ..metadata import Topic
+    from .connection import Connection
+    from .state import Gateway
+
+# Kafka's numbers for kinds of resources, and the two that are served.
+TOPIC, BROKER = 2, 4
+KINDS = {2: "topic", 4: "broker", 8: "broker logger", 16: "client metrics", 32: "group"}
+
+# Kafka's numbers for the operations of IncrementalAlterConfigs, as the controller knows them.
+OPERATIONS = {0: "set", 1: "delete", 2: "append", 3: "subtract"}
+
+# Requests for configuration carry no timeout; their clients wait 30 s or more.
+TIMEOUT_S = 15.0
+
+
+def topic_rows(gateway: Gateway, topic: Topic) -> list[Row]:
+    """All keys of a topic: what was set on it, else the default."""
+    overrides = gateway.image.configs_of("topic", topic.name)
+    rows = []
+    for key, known in sorted(TOPIC_CONFIGS.items()):
+        layers = [(key, known.default, Source.DEFAULT)]
+        if key in overrides:
+            layers.insert(0, (key, overrides[key], Source.TOPIC))
+        rows.append(Row(key, layers, TYPES[known.type], known.doc))
+    return rows
+
+
+def _rows(gateway: Gateway, connection: Connection, resource: DescribeConfigsResource) -> list[Row]:
+    if resource.resource_type == TOPIC:
+        return topic_rows(gateway, _topic(gateway, resource.resource_name))
+    if resource.resource_type == BROKER:
+        if not resource.resource_name:
+            return []  # the cluster-wide dynamic defaults: there are none
+        _check_broker(gateway, resource.resource_name)
+        return broker_settings(gateway, connection.local)
+    raise _unserved(resource.resource_type)
+
+
+def _unserved(kind: int) -> KafkaError:
+    name = KINDS.get(kind, f"number {kind}")
+    return InvalidRequestError(f"resources of the kind {name} have no configuration here, only topic and broker have")
+
+
+def _topic(gateway: Gateway, name: str) -> Topic:
+    if not valid_name(name):
+        raise InvalidTopicError(f"{name!r} cannot be a topic's name")
+    topic = gateway.image.topic(name)
+    if topic is None:
+        raise UnknownTopicOrPartitionError(f"there is no topic {name!r}")
+    return topic
+
+
+def _check_broker(gateway: Gateway, name: str) -> None:
+    if not name.isascii() or not name.isdigit():
+        raise InvalidRequestError(f"a broker is named by its number, not by {name!r}")
+    if int(name) != gateway.node:
+        raise InvalidRequestError(f"ask broker {name} itself: this is broker {gateway.node}")
+
+
+def _result(row: Row, synonyms: bool, documentation: bool) -> DescribeConfigsResourceResult:
+    _, value, source = row.layers[0]
+    return DescribeConfigsResourceResult(
+        name=row.name,
+        value=None if row.sensitive else value,
+        read_only=row.read_only,
+        config_source=source,
+        is_sensitive=row.sensitive,
+        synonyms=[
+            DescribeConfigsSynonym(name=name, value=None if row.sensitive else text, source=origin)
+            for name, text, origin in row.layers
+        ]
+        if synonyms
+        else [],
+        config_type=row.type,
+        documentation=row.doc if documentation else None,
+    )
+
+
+async def describe_configs(
+    gateway: Gateway, connection: Connection, header: RequestHeader, request: DescribeConfigsRequest
+) -> DescribeConfigsResponse:
+    """Handler of DescribeConfigs: all keys of each resource, or those that are named (an empty list is all, too)."""
+    results = []
+    for resource in request.resources:
+        result = DescribeConfigsResult(
+            error_message=None, resource_type=resource.resource_type, resource_name=resource.resource_name
+        )
+        try:
+            keys = resource.configuration_keys
+            result.configs = [
+                _result(row, request.include_synonyms, request.include_documentation)
+                for row in _rows(gateway, connection, resource)
+                if not keys or row.name in keys
+            ]
+        except KafkaError as error:
+            result.error_code, result.error_message = error.code, str(error)
+        results.append(result)
+    return DescribeConfigsResponse(results=results)
+
+
+def _check_target(gateway: Gateway, kind: int, name: str) -> None:
+    """Raise why this resource's configuration cannot be changed."""
+    if kind == BROKER:
+        raise InvalidConfigError(
+            "a broker's settings come from its file, LOGEION_… environment and flags: change them there and restart it"
+        )
+    if kind != TOPIC:
+        raise _unserved(kind)
+    if _topic(gateway, name).internal:
+        raise InvalidTopicError(f"{name} is internal: its configuration is the cluster's own")
+
+
+def _change(key: str, operation: int, value: str | None) -> m.ConfigChange:
+    """One change for the controller; raises what is wrong with it."""
+    if operation not in OPERATIONS:
+        raise InvalidRequestError(f"{operation} is no operation on a configuration")
+    try:
+        known = TOPIC_CONFIGS.get(key)
+        if known is None:
+            validate(key, "")
+        if operation == 1:
+            return m.ConfigChange(key=key, operation="delete")
+        if value is None:
+            raise InvalidRequestError(f"{key}: no value to {OPERATIONS[operation]}")
+        if operation in (2, 3) and known is not None and known.type != "list":
+            raise InvalidConfigError(f"{key} is no list, so nothing can be appended to or subtracted from it")
+        validate(key, value)
+    except ConfigError as error:
+        raise InvalidConfigError(str(error)) from error
+    return m.ConfigChange(key=key, operation=OPERATIONS[operation], value=value)
+
+
+async def _alter(
+    gateway: Gateway,
+    kind: int,
+    name: str,
+    changes: Iterable[tuple[str, int, str | None]],
+    *,
+    validate_only: bool,
+    replace: bool,
+    twice: bool,
+    deadline: Deadline,
+) -> AlterConfigsResourceResponse:
+    """Alter one resource, all of its changes or none; ``twice`` says that the request names it more than once."""
+    response = AlterConfigsResourceResponse(error_message=None, resource_type=kind, resource_name=name)
+    try:
+        if twice:
+            raise InvalidRequestError("this resource is listed more than once in this request")
+        _check_target(gateway, kind, name)
+        wanted = [_change(*change) for change in changes]
+        if len({change.key for change in wanted}) < len(wanted):
+            raise InvalidConfigError("a key is listed more than once for this resource")
+        message = m.AlterConfigs(
+            resource="topic", name=name, changes=wanted, validate_only=validate_only, replace=replace
+        )
+        reply = await ask_controller(gateway, message, m.ConfigsAltered, deadline)
+        await until_applied(gateway, reply.committed, deadline)
+    except KafkaError as error:
+        response.error_code, response.error_message = error.code, str(error)
+    return response
+
+
+def _twice(resources: Sequence[tuple[int, str]]) -> set[tuple[int, str]]:
+    seen: set[tuple[int, str]] = set()
+    return {one for one in resources if one in seen or seen.add(one)}  # type: ignore[func-returns-value]
+
+
+async def alter_configs(
+    gateway: Gateway, connection: Connection, header: RequestHeader, request: AlterConfigsRequest
+) -> AlterConfigsResponse:
+    """Handler of AlterConfigs, the old form: what is named is set, what is not named goes back to its default."""
+    deadline = Deadline(TIMEOUT_S)
+    twice = _twice([(one.resource_type, one.resource_name) for one in request.resources])
+
+    def change(config: AlterableConfig) -> tuple[str, int, str | None]:
+        return (config.name, 1 if config.value is None else 0, config.value)
+
+    responses = [
+        await _alter(
+            gateway,
+            one.resource_type,
+            one.resource_name,
+            map(change, one.configs),
+            validate_only=request.validate_only,
+            replace=True,
+            twice=(one.resource_type, one.resource_name) in twice,
+            deadline=deadline,
+        )
+        for one in request.resources
+    ]
+    return AlterConfigsResponse(responses=responses)
+
+
+async def incremental_alter_configs(
+    gateway: Gateway, connection: Connection, header: RequestHeader, request: IncrementalAlterConfigsRequest
+) -> IncrementalAlterConfigsResponse:
+    """Handler of IncrementalAlterConfigs (KIP-339): set, delete, append and subtract; the rest stays as it is."""
+    deadline = Deadline(TIMEOUT_S)
+    twice = _twice([(one.resource_type, one.resource_name) for one in request.resources])
+
+    def change(config: IncrementalAlterableConfig) -> tuple[str, int, str | None]:
+        return (config.name, config.config_operation, config.value)
+
+    responses = [
+        await _alter(
+            gateway,
+            one.resource_type,
+            one.resource_name,
+            map(change, one.configs),
+            validate_only=request.validate_only,
+            replace=False,
+            twice=(one.resource_type, one.resource_name) in twice,
+            deadline=deadline,
+        )
+        for one in request.resources
+    ]
+    return IncrementalAlterConfigsResponse(responses=responses)

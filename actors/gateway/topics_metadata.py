@@ -1,0 +1,279 @@
+"""Metadata (3) and DescribeTopicPartitions (75): which topics there are, and who leads their partitions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from logeion.wire.apis import (
+    ZERO_UUID,
+    Cursor,
+    DescribeTopicPartitionsRequest,
+    DescribeTopicPartitionsResponse,
+    DescribeTopicPartitionsResponsePartition,
+    DescribeTopicPartitionsResponseTopic,
+    MetadataRequest,
+    MetadataRequestTopic,
+    MetadataResponse,
+    MetadataResponseBroker,
+    MetadataResponsePartition,
+    MetadataResponseTopic,
+)
+from logeion.wire.errors import (
+    InvalidRequestError,
+    InvalidTopicError,
+    KafkaError,
+    LeaderNotAvailableError,
+    TopicAlreadyExistsError,
+    UnknownTopicIdError,
+    UnknownTopicOrPartitionError,
+)
+
+from .. import messages as m
+from .asking import Deadline, ask_controller, until_applied, until_running
+from .authorized import CLUSTER_OPERATIONS, NOT_ASKED, TOPIC_OPERATIONS
+from .brokers import endpoints
+
+if TYPE_CHECKING:
+    from logeion.wire.codec import RequestHeader
+
+    from ..metadata import Topic
+    from .connection import Connection
+    from .state import Gateway
+
+# Requests for metadata carry no timeout; their clients wait 30 s or more.
+CREATION_S = 10.0
+
+# The first version in which a request may name topics by id: 10 and 11 have the field, but it does not work there.
+IDS_SINCE = 12
+
+# Kafka's limit on the partitions of one DescribeTopicPartitions answer (max.request.partition.size.limit).
+MOST_PARTITIONS = 2000
+
+_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+
+
+def valid_name(name: str) -> bool:
+    """Kafka's rule for topic names."""
+    return _NAME.fullmatch(name) is not None and name not in (".", "..")
+
+
+class Leadership(NamedTuple):
+    """One partition as clients are told: leader -1 and an error code while nobody can lead it."""
+
+    error_code: int
+    leader: int
+    leader_epoch: int
+    replicas: list[int]
+    isr: list[int]
+    offline: list[int]
+    elr: list[int]
+
+
+def leadership(gateway: Gateway, topic: Topic, index: int) -> Leadership:
+    """What the image says of a partition, with what this node knows of its own processes.
+
+    A leader that restarts at the moment still is the leader, because the gateway holds requests for it; only one
+    that is offline for good (its log failed, say) is not.
+    """
+    partition = topic.partitions[index]
+    leader, code = partition.leader, 0
+    offline = [node for node in partition.replicas if node != gateway.node and node not in gateway.image.brokers]
+    if leader == gateway.node and gateway.offline(topic.topic_id, index):
+        leader = -1
+        offline.append(gateway.node)
+    if leader < 0:
+        leader, code = -1, LeaderNotAvailableError.code
+    return Leadership(
+        code, leader, partition.leader_epoch, partition.replicas, partition.isr, offline, list(partition.elr)
+    )
+
+
+def _described(gateway: Gateway, topic: Topic, operations: int) -> MetadataResponseTopic:
+    partitions = []
+    for index in sorted(topic.partitions):
+        now = leadership(gateway, topic, index)
+        partitions.append(
+            MetadataResponsePartition(
+                error_code=now.error_code,
+                partition_index=index,
+                leader_id=now.leader,
+                leader_epoch=now.leader_epoch,
+                replica_nodes=now.replicas,
+                isr_nodes=now.isr,
+                offline_replicas=now.offline,
+            )
+        )
+    return MetadataResponseTopic(
+        name=topic.name,
+        topic_id=topic.topic_id,
+        is_internal=topic.internal,
+        partitions=partitions,
+        topic_authorized_operations=operations,
+    )
+
+
+def _missing(asked: MetadataRequestTopic, version: int) -> MetadataResponseTopic:
+    """The entry of a topic that cannot be described, with the reason's code."""
+    by_id = asked.topic_id != ZERO_UUID
+    error: type[KafkaError]
+    if version < IDS_SINCE and (by_id or asked.name is None):
+        error = InvalidRequestError
+    elif by_id:
+        return MetadataResponseTopic(error_code=UnknownTopicIdError.code, name=None, topic_id=asked.topic_id)
+    elif asked.name is None:
+        error = InvalidRequestError
+    elif not valid_name(asked.name):
+        error = InvalidTopicError
+    else:
+        error = UnknownTopicOrPartitionError
+    return MetadataResponseTopic(error_code=error.code, name=asked.name or "")
+
+
+async def _create(gateway: Gateway, names: list[str]) -> dict[str, int]:
+    """Create these topics as configured; the codes of those that could not be.
+
+    A topic that somebody else has created meanwhile is fine; the wait that follows serves both.
+    """
+    deadline = Deadline(CREATION_S)
+    failed: dict[str, int] = {}
+    try:
+        message = m.CreateTopics(topics=[m.TopicToCreate(name=name) for name in names])
+        reply = await ask_controller(gateway, message, m.TopicsChanged, deadline)
+        await until_applied(gateway, reply.committed, deadline)
+    except KafkaError as error:
+        # Retriable: the client asks again, and by then the controller is back.
+        code = error.code if error.retriable else LeaderNotAvailableError.code
+        return dict.fromkeys(names, code)
+    for result in reply.results:
+        if result.code and result.code != TopicAlreadyExistsError.code:
+            failed[result.name] = result.code
+    topics = [gateway.image.topic(name) for name in names]
+    await until_running(gateway, [topic.topic_id for topic in topics if topic], deadline)
+    return failed
+
+
+async def metadata(
+    gateway: Gateway, connection: Connection, header: RequestHeader, request: MetadataRequest
+) -> MetadataResponse:
+    """Handler of Metadata: all topics (null, in version 0 an empty list), none, or those named by name or id."""
+    version = header.api_version
+    operations = TOPIC_OPERATIONS if request.include_topic_authorized_operations else NOT_ASKED
+    everything = request.topics is None or (version == 0 and not request.topics)
+    topics: list[MetadataResponseTopic]
+    if request.topics is None or everything:
+        topics = [_described(gateway, topic, operations) for topic in _by_name(gateway.image.topics.values())]
+    else:
+        failed: dict[str, int] = {}
+        if request.allow_auto_topic_creation and gateway.config.topics.auto_create:
+            absent = [
+                asked.name
+                for asked in request.topics
+                if asked.name is not None
+                and asked.topic_id == ZERO_UUID
+                and valid_name(asked.name)
+                and gateway.image.topic(asked.name) is None
+            ]
+            if absent:
+                failed = await _create(gateway, list(dict.fromkeys(absent)))
+        topics = []
+        for asked in {(one.topic_id, one.name): one for one in request.topics}.values():
+            topic = _find(gateway, asked, version)
+            if topic is not None:
+                topics.append(_described(gateway, topic, operations))
+                continue
+            entry = _missing(asked, version)
+            if asked.name in failed:
+                entry.error_code = failed[asked.name]
+            topics.append(entry)
+    return MetadataResponse(
+        brokers=[
+            MetadataResponseBroker(node_id=one.node, host=one.host, port=one.port, rack=one.rack)
+            for one in endpoints(gateway, connection.local)
+        ],
+        cluster_id=gateway.image.cluster_id,
+        controller_id=gateway.node,
+        topics=topics,
+        cluster_authorized_operations=(
+            CLUSTER_OPERATIONS if request.include_cluster_authorized_operations else NOT_ASKED
+        ),
+    )
+
+
+def _find(gateway: Gateway, asked: MetadataRequestTopic, version: int) -> Topic | None:
+    if asked.topic_id != ZERO_UUID:
+        return gateway.image.topic_by_id(asked.topic_id) if version >= IDS_SINCE else None
+    return gateway.image.topic(asked.name) if asked.name is not None else None
+
+
+def _by_name(topics: Iterable[Topic]) -> list[Topic]:
+    return sorted(topics, key=lambda topic: topic.name)
+
+
+async def describe_topic_partitions(
+    gateway: Gateway, connection: Connection, header: RequestHeader, request: DescribeTopicPartitionsRequest
+) -> DescribeTopicPartitionsResponse:
+    """Handler of DescribeTopicPartitions (KIP-966): topics in the order of their names, in pages.
+
+    An empty list means all topics. A page ends after ``response_partition_limit`` partitions, and ``next_cursor``
+    says where the next begins; a cursor from the client skips all before it.
+    """
+    cursor = request.cursor
+    if cursor is not None and cursor.partition_index < 0:
+        return DescribeTopicPartitionsResponse(
+            topics=[
+                DescribeTopicPartitionsResponseTopic(error_code=InvalidRequestError.code, name=cursor.topic_name)
+            ]
+        )
+    every = not request.topics
+    names = (
+        [topic.name for topic in gateway.image.topics.values()] if every else {topic.name for topic in request.topics}
+    )
+    room = min(max(request.response_partition_limit, 1), MOST_PARTITIONS)
+    response = DescribeTopicPartitionsResponse()
+    for name in sorted(names):
+        first = 0
+        if cursor is not None:
+            if name < cursor.topic_name:
+                continue
+            if name == cursor.topic_name:
+                first = cursor.partition_index
+        topic = gateway.image.topic(name)
+        if topic is None:
+            error = UnknownTopicOrPartitionError if valid_name(name) else InvalidTopicError
+            response.topics.append(DescribeTopicPartitionsResponseTopic(error_code=error.code, name=name))
+            continue
+        if not room:
+            response.next_cursor = Cursor(topic_name=name, partition_index=first)
+            break
+        left = [index for index in sorted(topic.partitions) if index >= first]
+        response.topics.append(
+            DescribeTopicPartitionsResponseTopic(
+                name=name,
+                topic_id=topic.topic_id,
+                is_internal=topic.internal,
+                partitions=[_paged(gateway, topic, index) for index in left[:room]],
+                topic_authorized_operations=TOPIC_OPERATIONS,
+            )
+        )
+        if len(left) > room:
+            response.next_cursor = Cursor(topic_name=name, partition_index=left[room])
+            break
+        room -= len(left)
+    return response
+
+
+def _paged(gateway: Gateway, topic: Topic, index: int) -> DescribeTopicPartitionsResponsePartition:
+    now = leadership(gateway, topic, index)
+    return DescribeTopicPartitionsResponsePartition(
+        error_code=now.error_code,
+        partition_index=index,
+        leader_id=now.leader,
+        leader_epoch=now.leader_epoch,
+        replica_nodes=now.replicas,
+        isr_nodes=now.isr,
+        eligible_leader_replicas=now.elr,
+        last_known_elr=[],
+        offline_replicas=now.offline,
+    )
