@@ -1,0 +1,80 @@
+# One command each. `make` alone lists them. Only Python >= 3.11 with venv, make and git are needed for install, test and demo.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+TESTS ?= tests
+SEED ?= 1
+SEEDS ?= 500
+MINUTES ?= 10
+
+.PHONY: help
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+# The stamp is newer than what names the dependencies, so a second `make install` does nothing.
+$(VENV)/.installed: setup.cfg pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 with venv found; try: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade pip 'setuptools>=77' wheel
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.installed ## make .venv with everything in it (does nothing when up to date)
+
+.PHONY: test
+test: install ## the whole test suite (TESTS=tests/wire for a part)
+	$(PY) -m pytest $(TESTS)
+
+.PHONY: check
+check: install ## lint, format, types, layers, links, documents, wheel
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy -p logeion
+	$(BIN)/lint-imports --no-logo
+	$(PY) .ci/check_tree.py
+
+.PHONY: format
+format: install ## write what `make check` asks of the layout
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+.PHONY: demo
+demo: install ## publish the standard library's source, kill a partition half way, lose nothing
+	$(BIN)/logeion demo
+
+.PHONY: sim
+sim: install ## run the simulator: SEED=1 SEEDS=500
+	SIM_SEED=$(SEED) SIM_SEEDS=$(SEEDS) $(PY) -m pytest tests/sim
+
+.PHONY: chaos
+chaos: install ## kill, stop and restart actors under load and judge the history: SEED=1 MINUTES=10
+	$(PY) -m tests.cluster.chaos --seed $(SEED) --minutes $(MINUTES)
+
+.PHONY: tools
+tools: install ## fetch the foreign clients and brokers that the interop tests and benchmarks use into .tools/
+	$(PY) -m tests.interop.peers fetch
+
+.PHONY: kafka-peer
+kafka-peer: tools ## run the interop tests against a real Apache Kafka instead of Logeion
+	$(PY) -m tests.interop.peers run kafka -- $(PY) -m pytest tests/interop
+
+.PHONY: bench
+bench: tools ## every figure of the README (an hour; `python -m bench.compare --help` for parts)
+	$(PY) -m bench.compare
+	$(PY) -m bench.growth
+	$(PY) -m bench.catchup
+
+.PHONY: wheel
+wheel: install ## build the wheel into dist/
+	$(PY) .ci/check_tree.py --wheel dist
+
+.PHONY: clean
+clean: ## remove what was built (not .venv, not .tools)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks .coverage*
