@@ -6,6 +6,9 @@ decides by. Pure: no I/O, no clock, no randomness.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
 import msgspec
 
 
@@ -84,3 +87,126 @@ MetadataRecord = (
     | ConfigChanged
     | ProducerIdsReserved
 )
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+class Topic(msgspec.Struct, kw_only=True):
+    """One topic of the image. ``changed`` is the image's ``version`` at its last change: what was encoded from the
+    topic at an equal ``changed`` is still right."""
+
+    topic_id: str
+    name: str
+    internal: bool = False
+    partitions: dict[int, PartitionChanged] = {}
+    changed: int = 0
+
+
+class MetadataImage:
+    """What the records up to some offset add up to. Readers never change it; ``apply`` is called by its one owner.
+
+    ``version`` grows with each record, so anything derived from the whole image can be cached by it; ``defaults`` are
+    the node's own defaults of topic configs, which lie between a topic's configuration and Kafka's defaults.
+    """
+
+    def __init__(self, defaults: Mapping[str, str] = _NOTHING) -> None:
+        self.cluster_id = ""
+        self.metadata_version = 0
+        self.version = 0
+        # Grows with what Metadata answers show of brokers, as ``Topic.changed`` does for a topic.
+        self.brokers_changed = 0
+        self.brokers: dict[int, BrokerRegistered] = {}
+        self.topics: dict[str, Topic] = {}
+        self.next_producer_id = 0
+        self.defaults = dict(defaults)
+        self._ids: dict[str, str] = {}
+        self._configs: dict[tuple[str, str], dict[str, str]] = {}
+
+    def apply(self, record: MetadataRecord) -> None:
+        """The next committed record. A record about a topic that is gone changes nothing."""
+        self.version += 1
+        match record:
+            case ClusterCreated():
+                self.cluster_id = record.cluster_id
+                self.metadata_version = record.metadata_version
+            case BrokerRegistered():
+                self.brokers[record.node] = record
+                self.brokers_changed = self.version
+            case TopicCreated():
+                self.topics[record.topic_id] = Topic(
+                    topic_id=record.topic_id,
+                    name=record.name,
+                    internal=record.internal,
+                    partitions={},
+                    changed=self.version,
+                )
+                self._ids[record.name] = record.topic_id
+            case TopicDeleted():
+                gone = self.topics.pop(record.topic_id, None)
+                if gone is not None and self._ids.get(gone.name) == gone.topic_id:
+                    del self._ids[gone.name]
+                    self._configs.pop(("topic", gone.name), None)
+            case PartitionChanged():
+                topic = self.topics.get(record.topic_id)
+                if topic is not None:
+                    topic.partitions[record.partition] = record
+                    topic.changed = self.version
+            case ConfigChanged():
+                self._apply_config(record)
+            case ProducerIdsReserved():
+                self.next_producer_id = record.next_id
+
+    def _apply_config(self, record: ConfigChanged) -> None:
+        where = (record.resource, record.name)
+        values = self._configs.setdefault(where, {})
+        if record.value is None:
+            values.pop(record.key, None)
+        else:
+            values[record.key] = record.value
+        if not values:
+            del self._configs[where]
+        topic = self.topic(record.name) if record.resource == "topic" else None
+        if topic is not None:
+            topic.changed = self.version
+
+    def apply_all(self, records: Iterable[MetadataRecord]) -> None:
+        """``apply`` in order."""
+        for record in records:
+            self.apply(record)
+
+    def topic(self, name: str) -> Topic | None:
+        """The topic of this name."""
+        topic_id = self._ids.get(name)
+        return None if topic_id is None else self.topics[topic_id]
+
+    def topic_by_id(self, topic_id: str) -> Topic | None:
+        """The topic of this id (32 hex digits)."""
+        return self.topics.get(topic_id)
+
+    def partition(self, topic_id: str, partition: int) -> PartitionChanged | None:
+        """What the controller last said of this partition."""
+        topic = self.topics.get(topic_id)
+        return None if topic is None else topic.partitions.get(partition)
+
+    def configs_of(self, resource: str, name: str) -> Mapping[str, str]:
+        """What was set on this resource (``topic`` by name), without any default."""
+        return self._configs.get((resource, name), _NOTHING)
+
+    def topic_configs(self, name: str) -> dict[str, str]:
+        """The topic's effective configuration; keys that are absent have Kafka's default."""
+        return {**self.defaults, **self.configs_of("topic", name)}
+
+    def records(self) -> list[MetadataRecord]:
+        """A snapshot: applied to an empty image of the same ``defaults``, they make this one again."""
+        found: list[MetadataRecord] = []
+        if self.cluster_id:
+            found.append(ClusterCreated(cluster_id=self.cluster_id, metadata_version=self.metadata_version))
+        found += self.brokers.values()
+        for topic in self.topics.values():
+            found.append(TopicCreated(topic_id=topic.topic_id, name=topic.name, internal=topic.internal))
+            found += topic.partitions.values()
+        for (resource, name), values in self._configs.items():
+            found += (ConfigChanged(resource=resource, name=name, key=key, value=values[key]) for key in values)
+        if self.next_producer_id:
+            found.append(ProducerIdsReserved(next_id=self.next_producer_id))
+        return found
