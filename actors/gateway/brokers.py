@@ -17,16 +17,20 @@ class Endpoint(NamedTuple):
     rack: str | None
 
 
+def own_endpoint(gateway: Gateway, local: tuple[str, int]) -> Endpoint:
+    """This node, by the address ``local`` that the client connected to or the one it must advertise."""
+    mine = gateway.image.brokers.get(gateway.node)
+    return Endpoint(gateway.node, *gateway.advertised(local), mine.rack if mine else gateway.config.node.rack)
+
+
 def endpoints(gateway: Gateway, local: tuple[str, int]) -> list[Endpoint]:
-    """All registered brokers by id; this node by the address that the client used (or the one it must advertise).
+    """All registered brokers by number.
 
     This node is listed even before its registration is committed: it answers, so it can be reached.
     """
-    found: dict[int, Endpoint] = {
+    found = {
         broker.node: Endpoint(broker.node, broker.host, broker.port, broker.rack)
         for broker in gateway.image.brokers.values()
     }
-    mine = found.get(gateway.node)
-    host, port = gateway.advertised(local)
-    found[gateway.node] = Endpoint(gateway.node, host, port, mine.rack if mine else None)
+    found[gateway.node] = own_endpoint(gateway, local)
     return [found[node] for node in sorted(found)]

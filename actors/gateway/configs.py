@@ -38,8 +38,8 @@ from logeion.wire.errors import (
 
 from .. import messages as m
 from .asking import Deadline, ask_controller, until_applied
-from .broker_configs import broker_settings
-from .config_rows import TYPES, Row, Source
+from .broker_configs import broker_rows
+from .config_rows import Row, topic_rows
 from .topics_metadata import valid_name
 
 if TYPE_CHECKING:
@@ -60,26 +60,15 @@ OPERATIONS = {0: "set", 1: "delete", 2: "append", 3: "subtract"}
 TIMEOUT_S = 15.0
 
 
-def topic_rows(gateway: Gateway, topic: Topic) -> list[Row]:
-    """All keys of a topic: what was set on it, else the default."""
-    overrides = gateway.image.configs_of("topic", topic.name)
-    rows = []
-    for key, known in sorted(TOPIC_CONFIGS.items()):
-        layers = [(key, known.default, Source.DEFAULT)]
-        if key in overrides:
-            layers.insert(0, (key, overrides[key], Source.TOPIC))
-        rows.append(Row(key, layers, TYPES[known.type], known.doc))
-    return rows
-
-
 def _rows(gateway: Gateway, connection: Connection, resource: DescribeConfigsResource) -> list[Row]:
     if resource.resource_type == TOPIC:
-        return topic_rows(gateway, _topic(gateway, resource.resource_name))
+        topic = _topic(gateway, resource.resource_name)
+        return topic_rows(gateway.image.configs_of("topic", topic.name), gateway.image.defaults)
     if resource.resource_type == BROKER:
         if not resource.resource_name:
             return []  # the cluster-wide dynamic defaults: there are none
         _check_broker(gateway, resource.resource_name)
-        return broker_settings(gateway, connection.local)
+        return broker_rows(gateway, connection.local)
     raise _unserved(resource.resource_type)
 
 
@@ -105,16 +94,13 @@ def _check_broker(gateway: Gateway, name: str) -> None:
 
 
 def _result(row: Row, synonyms: bool, documentation: bool) -> DescribeConfigsResourceResult:
-    _, value, source = row.layers[0]
     return DescribeConfigsResourceResult(
         name=row.name,
-        value=None if row.sensitive else value,
+        value=row.layers[0].value,
         read_only=row.read_only,
-        config_source=source,
-        is_sensitive=row.sensitive,
+        config_source=row.layers[0].source,
         synonyms=[
-            DescribeConfigsSynonym(name=name, value=None if row.sensitive else text, source=origin)
-            for name, text, origin in row.layers
+            DescribeConfigsSynonym(name=layer.name, value=layer.value, source=layer.source) for layer in row.layers
         ]
         if synonyms
         else [],

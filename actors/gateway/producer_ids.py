@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from logeion.wire.apis import InitProducerIdRequest, InitProducerIdResponse
-from logeion.wire.errors import InvalidProducerEpochError, InvalidRequestError, KafkaError, UnsupportedVersionError
+from logeion.wire.errors import InvalidRequestError, KafkaError, RequestTimedOutError, UnsupportedVersionError
 
 from .. import messages as m
 from .asking import Deadline, ask_controller
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 # A client waits for this answer with its default request timeout (30 s or more); the request carries no timeout.
 TIMEOUT_S = 10.0
-
-# The epoch of an id at its last use: the next would not fit, so the producer gets a new id (KIP-360).
-LAST_EPOCH = 32_766
 
 
 class ProducerIds:
@@ -52,11 +49,8 @@ class ProducerIds:
 async def init_producer_id(
     gateway: Gateway, connection: Connection, header: RequestHeader, request: InitProducerIdRequest
 ) -> InitProducerIdResponse:
-    """Handler of InitProducerId.
-
-    A producer that brings its id and epoch (KIP-360: it had a sequence error) keeps the id with the next epoch, as
-    long as there is one.
-    """
+    """Handler of InitProducerId: a new id in its epoch 0, also for a producer that brings its old one (only a
+    transactional id would keep it, KIP-360)."""
     try:
         producer_id, epoch = await _assign(gateway, request)
     except KafkaError as error:
@@ -78,4 +72,8 @@ async def _assign(gateway: Gateway, request: InitProducerIdRequest) -> tuple[int
         reply = await ask_controller(gateway, message, m.ProducerIdsAllocated, deadline)
         return reply.first, reply.count
 
-    return await gateway.producer_ids.take(allocate), 0
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            return await gateway.producer_ids.take(allocate), 0
+    except TimeoutError as late:
+        raise RequestTimedOutError("no block of producer ids came in time") from late

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from logeion.log.config import TOPIC_CONFIGS
 from logeion.wire.apis import (
     ZERO_UUID,
     CreatableTopic,
@@ -34,15 +33,13 @@ from logeion.wire.errors import (
 
 from .. import messages as m
 from .asking import Deadline, ask_controller, until_applied, until_running
+from .config_rows import topic_rows
 
 if TYPE_CHECKING:
     from logeion.wire.codec import RequestHeader
 
     from .connection import Connection
     from .state import Gateway
-
-# Where a topic's configuration value comes from, as DescribeConfigs and CreateTopics name it.
-TOPIC_SOURCE, DEFAULT_SOURCE = 1, 5
 
 
 def _creation(topic: CreatableTopic) -> m.TopicToCreate:
@@ -63,28 +60,22 @@ def _creation(topic: CreatableTopic) -> m.TopicToCreate:
     )
 
 
-def _created(result: m.TopicResult) -> CreatableTopicResult:
-    """Kafka's form of the controller's result; from version 5 it tells counts and effective configuration."""
+def _created(gateway: Gateway, topic: m.TopicToCreate, result: m.TopicResult) -> CreatableTopicResult:
+    """Kafka's form of the controller's result; from version 5 it tells counts and the whole configuration."""
     if result.code:
         return CreatableTopicResult(
-            name=result.name, error_code=result.code, error_message=result.reason or None, configs=None
+            name=topic.name, error_code=result.code, error_message=result.reason or None, configs=None
         )
-    configs = [
-        CreatableTopicConfigs(
-            name=key,
-            value=value,
-            config_source=TOPIC_SOURCE if value != TOPIC_CONFIGS[key].default else DEFAULT_SOURCE,
-        )
-        for key, value in sorted(result.configs.items())
-        if key in TOPIC_CONFIGS
-    ]
     return CreatableTopicResult(
-        name=result.name,
+        name=topic.name,
         topic_id=result.topic_id or ZERO_UUID,
         error_message=None,
         num_partitions=result.partitions,
         replication_factor=result.replication_factor,
-        configs=configs,
+        configs=[
+            CreatableTopicConfigs(name=row.name, value=row.layers[0].value, config_source=row.layers[0].source)
+            for row in topic_rows(topic.configs, gateway.image.defaults)
+        ],
     )
 
 
@@ -113,7 +104,8 @@ async def create_topics(
         except KafkaError as error:
             results.update({topic.name: _refused_creation(topic.name, error) for topic in wanted})
         else:
-            results.update({result.name: _created(result) for result in reply.results})
+            for created, result in zip(wanted, reply.results, strict=True):
+                results[created.name] = _created(gateway, created, result)
             if not request.validate_only:
                 ids = [result.topic_id for result in reply.results if not result.code]
                 await until_running(gateway, ids, deadline)
