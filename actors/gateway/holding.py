@@ -107,6 +107,11 @@ class Holding(Generic[Work]):
             del self._held[held.number]
         return sorted(late, key=lambda held: held.number)
 
+    def withdraw(self, held: Held[Work]) -> None:
+        """Forget this one; its sender has failed it."""
+        self._sent.pop(held.number, None)
+        self._held.pop(held.number, None)
+
     def give_up(self) -> list[Held[Work]]:
         """No leader will serve here: everything that is unanswered, in order."""
         self.up = False

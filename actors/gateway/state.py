@@ -2,56 +2,214 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from logeion.log.view import Descriptors, LogView
+from logeion.wire.errors import (
+    KafkaStorageError,
+    LeaderNotAvailableError,
+    NotLeaderOrFollowerError,
+    RequestTimedOutError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+
+from ..config import parse_address
 from ..messages import AnyMessage, Message
+from ..metadata import MetadataImage, MetadataRecord, PartitionChanged, Topic, TopicDeleted
+from .cold import ColdReads
+from .links import Key, Link
+from .parking import Parking
+from .producer_ids import ProducerIds
+from .timers import Timers
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..metadata import MetadataImage
+    from ..lanes import Lane
+    from .fetch import FetchCall
+
+log = logging.getLogger(__name__)
 
 
 class Gateway:
     """One gateway's state; everything here is used only in its asyncio loop."""
 
-    node: int
-    config: Config
-    image: MetadataImage
-    # The offset in the metadata log up to which ``image`` is applied (exclusive).
-    applied: int
+    def __init__(self, *, node: int, config: Config, data_dir: Path, loop: asyncio.AbstractEventLoop) -> None:
+        self.node = node
+        self.config = config
+        self.data_dir = data_dir
+        self.loop = loop
+        self.image = MetadataImage(self.config.topic_defaults())
+        # The offset in the metadata log up to which ``image`` is applied (exclusive).
+        self.applied = 0
+        self.failover_wait_ms = config.gateway.failover_wait_ms
+        self.links: dict[Key, Link] = {}
+        self.parking: Parking[FetchCall] = Parking()
+        self.timers = Timers(self, loop)
+        self.cold = ColdReads(loop)
+        self.descriptors = Descriptors()
+        self.producer_ids = ProducerIds()
+        self._controller: Lane | None = None
+        self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+
+    def now_ms(self) -> int:
+        """The loop's own clock in milliseconds: it never goes back, and says nothing about the time of day."""
+        return int(self.loop.time() * 1000)
+
+    # What others see ------------------------------------------------------------------------------------------------
 
     async def wait_applied(self, committed: int, timeout_s: float) -> bool:
         """Until the image holds all records below ``committed``; False if that took longer."""
-        raise NotImplementedError
+        return await self.wait_until(lambda: self.applied >= committed, timeout_s)
 
     async def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Until ``condition`` holds; it is asked again after each change of the image or of what runs here."""
-        raise NotImplementedError
+        if condition():
+            return True
+        future: asyncio.Future[None] = self.loop.create_future()
+        waiter = (condition, future)
+        self._waiters.append(waiter)
+        try:
+            await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            return condition()
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+        return True
+
+    def changed(self) -> None:
+        """Something that ``wait_until`` may wait for has changed."""
+        for waiter in [one for one in self._waiters if one[0]()]:
+            self._waiters.remove(waiter)
+            if not waiter[1].done():
+                waiter[1].set_result(None)
 
     async def ask_controller(self, message: Message, timeout_s: float) -> AnyMessage:
-        """The Controller's answer. Raises ``RefusedError`` (code, reason); waits while the Controller restarts, and
-        raises ``RequestTimedOutError`` when the time is over. A request may have been carried out all the same."""
-        raise NotImplementedError
+        """The Controller's answer; waits while the Controller restarts.
+
+        Raises ``RefusedError`` (code, reason), ``LaneClosed`` and ``LaneTimeout`` (then the request may have been
+        carried out all the same), and ``RequestTimedOutError`` if no Controller could be reached in the time.
+        """
+        deadline = self.loop.time() + timeout_s
+        if not await self.wait_until(lambda: self._controller is not None, timeout_s):
+            raise RequestTimedOutError("the controller cannot be reached")
+        lane = self._controller
+        assert lane is not None
+        return await lane.request(message, timeout_s=max(0.05, deadline - self.loop.time()))
 
     def running(self, topic_id: str, partition: int) -> bool:
         """Whether this host's leader of the partition can be asked now."""
-        raise NotImplementedError
+        link = self.links.get((topic_id, partition))
+        return link is not None and link.lane is not None
+
+    def offline(self, topic_id: str, partition: int) -> bool:
+        """Whether no process will lead this partition here until somebody acts (its disk failed, say)."""
+        link = self.links.get((topic_id, partition))
+        return link is not None and link.offline is not None
 
     def leader_code(self, topic_id: str, partition: int) -> int:
         """0 if this host leads the partition, else the Kafka error to answer: 3, 5 or 6."""
-        raise NotImplementedError
+        topic = self.image.topic_by_id(topic_id)
+        state = topic.partitions.get(partition) if topic is not None else None
+        if state is None:
+            return UnknownTopicOrPartitionError.code
+        if state.leader == self.node:
+            return 0
+        return LeaderNotAvailableError.code if state.leader < 0 else NotLeaderOrFollowerError.code
 
     async def ask_partition(
         self, topic_id: str, partition: int, make: Callable[[int], Message], timeout_s: float
     ) -> AnyMessage:
         """The answer of this host's leader to ``make(leader_epoch)``; waits while it restarts.
 
-        Raises ``RefusedError``, or a ``KafkaError``: NotLeaderOrFollower, UnknownTopicOrPartition, RequestTimedOut.
+        Raises ``RefusedError``, ``LaneClosed``, ``LaneTimeout``, or a ``KafkaError``: NotLeaderOrFollower,
+        UnknownTopicOrPartition, KafkaStorage, RequestTimedOut.
         """
-        raise NotImplementedError
+        deadline = self.loop.time() + timeout_s
+
+        def settled() -> bool:
+            return bool(
+                self.running(topic_id, partition)
+                or self.offline(topic_id, partition)
+                or self.leader_code(topic_id, partition)
+            )
+
+        if not await self.wait_until(settled, timeout_s):
+            raise RequestTimedOutError("the partition's leader does not serve yet")
+        code = self.leader_code(topic_id, partition)
+        if code:
+            raise for_code(code)(f"partition {partition} of topic {topic_id}")
+        link = self.links[topic_id, partition]
+        if link.offline is not None:
+            raise link.offline
+        assert link.lane is not None
+        return await link.lane.request(make(link.epoch), timeout_s=max(0.05, deadline - self.loop.time()))
 
     def advertised(self, local: tuple[str, int]) -> tuple[str, int]:
         """Host and port to tell a client that connected to ``local``: as configured, else just that."""
-        raise NotImplementedError
+        advertise = self.config.listeners.advertise
+        return parse_address(advertise, local[1]) if advertise else local
 
+    # Partitions -----------------------------------------------------------------------------------------------------
+
+    def link(self, topic: Topic, partition: int) -> Link:
+        """This gateway's side of a partition that the image knows."""
+        key = (topic.topic_id, partition)
+        found = self.links.get(key)
+        if found is None:
+            view = LogView(self.data_dir / f"{topic.name}-{partition}", descriptors=self.descriptors)
+            found = self.links[key] = Link(self, topic.topic_id, partition, view)
+        return found
+
+    def partition_offline(self, topic_id: str, partition: int, cause: str, code: int) -> None:
+        """Node has given this partition up; ``cause`` says why."""
+        topic = self.image.topic_by_id(topic_id)
+        if topic is None or partition not in topic.partitions:
+            return
+        error = for_code(code or KafkaStorageError.code)
+        self.link(topic, partition).give_up(error(cause))
+        self.changed()
+
+    def _drop(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            link = self.links.pop(key, None)
+            if link is not None:
+                link.give_up(NotLeaderOrFollowerError("this node does not lead the partition any more"))
+                link.view.close()
+
+    # Metadata -------------------------------------------------------------------------------------------------------
+
+    def controller_connected(self, lane: Lane | None) -> None:
+        """The lane to the Controller, or None while it is away."""
+        self._controller = lane
+        self.changed()
+
+    def apply(self, offset: int, next_offset: int, records: list[MetadataRecord], snapshot: bool) -> None:
+        """Committed metadata; what is already applied is skipped, a snapshot replaces everything."""
+        if snapshot:
+            self.image = MetadataImage(self.config.topic_defaults())
+        elif offset > self.applied:
+            raise ValueError(f"metadata from offset {offset} on, but only {self.applied} is applied")
+        else:
+            records = records[self.applied - offset :]
+        for record in records:
+            self.image.apply(record)
+            if isinstance(record, TopicDeleted):
+                self._drop([key for key in self.links if key[0] == record.topic_id])
+            elif isinstance(record, PartitionChanged) and record.leader != self.node:
+                self._drop([(record.topic_id, record.partition)])
+        self.applied = max(self.applied, next_offset)
+        if snapshot:
+            self._drop([key for key in self.links if self.leader_code(*key)])
+        self.changed()
+
+    def close(self) -> None:
+        """End timers and threads, and give all descriptors back."""
+        self.timers.close()
+        self.cold.close()
+        self.descriptors.close()

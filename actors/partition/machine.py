@@ -150,7 +150,7 @@ class Machine:
     def start(self) -> list[Effect]:
         """The first effects: what an earlier epoch left unsynced is synced, so that the watermark can reach it."""
         effects: list[Effect] = []
-        if self.synced_end < self.end:
+        if self.durable and self.synced_end < self.end:
             self._ask_sync(effects)
         self._advance(effects)
         return effects

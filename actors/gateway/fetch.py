@@ -1,0 +1,269 @@
+"""Fetch (1): segment files are read here and leave by ``sendfile``; at the tail a fetch is parked.
+
+A fetch below the watermark that is known here asks nobody. One that finds too little waits, with one notice a
+partition armed at its leader, until ``min_bytes`` are there or ``max_wait_ms`` is over. Offsets at or beyond what is
+known are never refused before the leader has said how far its log reaches.
+
+Fetch sessions (KIP-227) are answered with session id 0, "there is none", which every client accepts. There are no
+transactions yet, so the last stable offset is the watermark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from logeion.log.view import Slice
+from logeion.wire.apis import (
+    FetchableTopicResponse,
+    FetchPartition,
+    FetchRequest,
+    FetchResponse,
+    LeaderIdAndEpoch,
+    NodeEndpoint,
+    PartitionData,
+)
+from logeion.wire.buffers import FileRange
+from logeion.wire.errors import (
+    FetchSessionIdNotFoundError,
+    KafkaError,
+    KafkaStorageError,
+    NotLeaderOrFollowerError,
+    OffsetOutOfRangeError,
+    StorageError,
+    UnknownTopicIdError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+
+from ..messages import Advanced
+from ..partition.machine import check_client_epoch
+from .brokers import endpoints
+from .links import Key, Link
+
+if TYPE_CHECKING:
+    from ..metadata import Topic
+    from .connection import Exchange
+    from .state import Gateway
+
+# The first version that names topics by id.
+IDS_SINCE = 13
+
+# What one response carries at most, whatever the client asks for (Kafka's fetch.max.bytes of the broker).
+RESPONSE_MAX = 57_671_680
+
+# The longest that a fetch is parked, whatever the client asks for.
+LONGEST_MS = 300_000
+
+
+class FetchCall:
+    """One fetch request, tried again each time that something it waits for has happened."""
+
+    __slots__ = ("_asked", "_cold_done", "_topics", "deadline_ms", "exchange", "fresh", "gateway", "request")
+
+    def __init__(self, gateway: Gateway, exchange: Exchange, request: FetchRequest) -> None:
+        self.gateway = gateway
+        self.exchange = exchange
+        self.request = request
+        self.deadline_ms = gateway.now_ms() + min(max(request.max_wait_ms, 0), LONGEST_MS)
+        by_id = exchange.header.api_version >= IDS_SINCE
+        image = gateway.image
+        self._topics: list[tuple[str, str, Topic | None, list[FetchPartition]]] = [
+            (
+                asked.topic,
+                asked.topic_id,
+                image.topic_by_id(asked.topic_id) if by_id else image.topic(asked.topic),
+                asked.partitions,
+            )
+            for asked in request.topics
+        ]
+        # Partitions whose leader has told its state since this call began.
+        self.fresh: set[Key] = set()
+        self._asked = 0
+        self._cold_done = False
+
+    # One attempt ----------------------------------------------------------------------------------------------------
+
+    def attempt(self, *, final: bool = False) -> None:
+        """Answer if there is enough, an error, or no time left; else wait for more."""
+        if self.exchange.closed or self._asked:
+            return
+        reading = _Reading(self)
+        now = self.gateway.now_ms()
+        enough = reading.failed or reading.size >= self.request.min_bytes
+        if not enough and not final and now < self.deadline_ms:
+            reading.release()
+            if reading.unsure:
+                self._ask(reading.unsure)
+            else:
+                self._park(reading.waits)
+            return
+        if reading.unsure and not reading.size and not reading.failed and not final:
+            # Nobody has said yet that there is nothing: a fetch that does not wait still sees all that is committed.
+            self._ask(reading.unsure)
+            return
+        if reading.slices and not self._cold_done:
+            self._cold_done = True
+            if not self.gateway.cold.warm(reading.slices, lambda: self._send(reading)):
+                return
+        self._send(reading)
+
+    def _send(self, reading: _Reading) -> None:
+        if self.exchange.closed:
+            reading.release()
+            return
+        self.exchange.answer(reading.response, reading.release)
+
+    def _ask(self, links: list[Link]) -> None:
+        """Have these leaders tell their state, then try again."""
+        self._asked = len(links)
+        for link in links:
+            link.refresh(self._told(link.key))
+
+    def _told(self, key: Key) -> Callable[[], None]:
+        def told() -> None:
+            self.fresh.add(key)
+            self._asked -= 1
+            if not self._asked:
+                self.attempt()
+
+        return told
+
+    def _park(self, waits: list[tuple[Link, int]]) -> None:
+        gateway = self.gateway
+        gateway.parking.park(self, self.deadline_ms, [(link.key, offset) for link, offset in waits])
+        self.exchange.on_closed = self._left
+        for link, _offset in waits:
+            link.arm()
+        gateway.timers.arm(self.deadline_ms)
+
+    def _left(self) -> None:
+        self.gateway.parking.leave(self)
+
+
+class _Reading:
+    """What one attempt found: the response, and the slices that its file ranges point into."""
+
+    __slots__ = ("call", "failed", "response", "size", "slices", "unsure", "waits")
+
+    def __init__(self, call: FetchCall) -> None:
+        self.call = call
+        self.failed = False
+        self.size = 0
+        self.slices: list[Slice] = []
+        # Partitions where somebody must be asked before "nothing" or "out of range" is the truth.
+        self.unsure: list[Link] = []
+        # Where to wait, and for the watermark to pass what.
+        self.waits: list[tuple[Link, int]] = []
+        self.response = FetchResponse(responses=[])
+        room = min(max(call.request.max_bytes, 0), RESPONSE_MAX)
+        for name, topic_id, topic, partitions in call._topics:
+            results: list[PartitionData] = []
+            self.response.responses.append(FetchableTopicResponse(topic=name, topic_id=topic_id, partitions=results))
+            for asked in partitions:
+                result = PartitionData(partition_index=asked.partition, high_watermark=-1)
+                results.append(result)
+                try:
+                    self._read(topic, asked, result, room - self.size)
+                except KafkaError as error:
+                    self._refuse(result, error, topic)
+
+    def _refuse(self, result: PartitionData, error: KafkaError, topic: Topic | None) -> None:
+        self.failed = True
+        result.error_code = error.code
+        if topic is None or error.code != NotLeaderOrFollowerError.code:
+            return
+        partition = topic.partitions.get(result.partition_index)
+        if partition is None or partition.leader < 0:
+            return
+        gateway = self.call.gateway
+        # KIP-951: who leads instead, so that the client need not ask.
+        result.current_leader = LeaderIdAndEpoch(leader_id=partition.leader, leader_epoch=partition.leader_epoch)
+        known = {one.node_id for one in self.response.node_endpoints}
+        for one in endpoints(gateway, self.call.exchange.connection.local):
+            if one.node == partition.leader and one.node not in known:
+                self.response.node_endpoints.append(
+                    NodeEndpoint(node_id=one.node, host=one.host, port=one.port, rack=one.rack)
+                )
+
+    def _read(self, topic: Topic | None, asked: FetchPartition, result: PartitionData, room: int) -> None:
+        gateway = self.call.gateway
+        if topic is None:
+            if self.call.exchange.header.api_version >= IDS_SINCE:
+                raise UnknownTopicIdError("no topic has this id")
+            raise UnknownTopicOrPartitionError("there is no such topic")
+        code = gateway.leader_code(topic.topic_id, asked.partition)
+        if code:
+            raise for_code(code)(f"partition {topic.name}-{asked.partition}")
+        link = gateway.link(topic, asked.partition)
+        if link.offline is not None:
+            raise link.offline
+        state = link.state
+        if state is None:
+            # Its first leader is not up yet: wait for it like for records.
+            self.waits.append((link, -1))
+            if gateway.now_ms() >= self.call.deadline_ms:
+                raise NotLeaderOrFollowerError("the partition's leader does not serve yet")
+            return
+        error = check_client_epoch(asked.current_leader_epoch, max(state.epoch, link.epoch))
+        if error is not None:
+            raise error
+        result.high_watermark = result.last_stable_offset = state.high_watermark
+        result.log_start_offset = state.log_start
+        offset = asked.fetch_offset
+        if offset < state.high_watermark:
+            self._slice(link, state, asked, result, room)
+        elif offset > state.end and link.key in self.call.fresh and link.lane is not None:
+            raise OffsetOutOfRangeError(f"offset {offset} is beyond the log's end {state.end}")
+        else:
+            if link.lane is not None and link.key not in self.call.fresh and (
+                offset > state.end or self.call.request.max_wait_ms <= 0 or self.call.request.min_bytes <= 0
+            ):
+                self.unsure.append(link)
+            self.waits.append((link, offset))
+
+    def _slice(
+        self, link: Link, state: Advanced, asked: FetchPartition, result: PartitionData, room: int
+    ) -> None:
+        offset = asked.fetch_offset
+        if offset < state.log_start:
+            raise OffsetOutOfRangeError(f"offset {offset} is before the log's start {state.log_start}")
+        # The very first batch of a response is sent whatever its size, else a large one could never be read (KIP-74).
+        limit = min(asked.partition_max_bytes, room)
+        if limit <= 0 and self.size:
+            return
+        try:
+            piece = link.view.slice(
+                offset,
+                max(limit, 0),
+                end_segment=state.segment,
+                end_position=state.position,
+                log_start=state.log_start,
+            )
+        except StorageError as error:
+            raise KafkaStorageError(str(error)) from error
+        if piece is None:
+            self.waits.append((link, max(offset, state.high_watermark)))
+            return
+        if self.size and piece.size > limit:
+            piece.release()
+            return
+        self.slices.append(piece)
+        self.size += piece.size
+        result.records = FileRange(piece.fd, piece.position, piece.size)
+        self.waits.append((link, state.high_watermark))
+
+    def release(self) -> None:
+        """The response was sent, or will not be."""
+        slices, self.slices = self.slices, []
+        for piece in slices:
+            piece.release()
+
+
+def fetch(gateway: Gateway, exchange: Exchange, request: FetchRequest) -> None:
+    """Handler of Fetch."""
+    if request.session_id and request.session_epoch not in (0, -1):
+        # A change to a session that we never gave: the client then sends a full request (KIP-227).
+        exchange.answer(FetchResponse(error_code=FetchSessionIdNotFoundError.code, responses=[]))
+        return
+    FetchCall(gateway, exchange, request).attempt()

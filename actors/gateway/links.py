@@ -1,0 +1,184 @@
+"""A gateway's side of one partition that this host leads: its lane, what is known of its log, and who waits for it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from logeion.log.view import LogView
+from logeion.wire.errors import KafkaError, NotLeaderOrFollowerError, RequestTimedOutError, for_code
+
+from ..lanes import Lane, LaneClosed, LaneError, LaneTimeout, RefusedError
+from ..messages import Advanced, Append, Message, Watch
+from .holding import Held, Holding
+
+if TYPE_CHECKING:
+    from .produce import Part
+    from .state import Gateway
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, int]
+
+# A watch is asked again after this long without news: a lane that is silently dead is found out this way.
+WATCH_S = 300.0
+
+# How long the answer to "your state, now" may take.
+STATE_S = 10.0
+
+# What is added to a client's own timeout, so that the partition's typed answer comes before the lane's.
+SLACK_S = 5.0
+
+
+class Link:
+    """One partition. ``lane`` is None while its process restarts; everything that waits stays here meanwhile."""
+
+    def __init__(self, gateway: Gateway, topic_id: str, partition: int, view: LogView) -> None:
+        self.gateway = gateway
+        self.key: Key = (topic_id, partition)
+        self.view = view
+        self.epoch = -1
+        self.lane: Lane | None = None
+        self.state: Advanced | None = None
+        self.holding: Holding[Part] = Holding()
+        # Set when no process will lead this partition here until somebody acts.
+        self.offline: KafkaError | None = None
+        self._armed: int | None = None
+        self._watch = 0
+
+    # The lane -------------------------------------------------------------------------------------------------------
+
+    def connected(self, lane: Lane, epoch: int) -> None:
+        """This leader serves: ask its state, send what was held, and arm what is parked."""
+        self.lane, self.epoch, self.offline = lane, epoch, None
+        self._armed = None
+        self.refresh(lambda: None)
+        for held in self.holding.serving():
+            self._send(held)
+        self.arm()
+
+    def disconnected(self, lane: Lane) -> None:
+        """The leader's process is gone, or cannot be heard."""
+        if lane is not self.lane:
+            return
+        self.lane, self._armed = None, None
+        for held in self.holding.lost(self.gateway.now_ms()):
+            held.work.failed(NotLeaderOrFollowerError("the partition's leader ended; whether it kept this is unknown"))
+        self.gateway.timers.arm(self.holding.next_deadline)
+
+    def give_up(self, error: KafkaError) -> None:
+        """Nobody will lead this partition here: all that waits for it fails with this error."""
+        self.offline = error
+        lane, self.lane, self._armed = self.lane, None, None
+        if lane is not None:
+            lane.close()
+        for held in self.holding.give_up():
+            held.work.failed(error)
+        for call in self.gateway.parking.all_at(self.key):
+            call.attempt()
+
+    # Appends --------------------------------------------------------------------------------------------------------
+
+    def submit(self, held: Held[Part]) -> None:
+        """Append this batch now, or hold it until a leader serves."""
+        if self.offline is not None:
+            held.work.failed(self.offline)
+        elif self.holding.submit(held, self.gateway.now_ms()):
+            self._send(held)
+        elif held.acks == 0:
+            self.holding.withdraw(held)
+            held.work.failed(NotLeaderOrFollowerError("no leader serves, and acks=0 is not held"))
+        else:
+            self.gateway.timers.arm(held.until_ms)
+
+    def expire(self, now_ms: int) -> None:
+        """Fail what was held too long."""
+        for held in self.holding.expire(now_ms):
+            held.work.failed(NotLeaderOrFollowerError("no leader of the partition served in time"))
+
+    def _send(self, held: Held[Part]) -> None:
+        lane = self.lane
+        assert lane is not None
+        part = held.work
+        message = Append(epoch=self.epoch, acks=held.acks, timeout_ms=part.timeout_ms)
+
+        def on_reply(reply: Message | LaneError) -> None:
+            self._on_append(held, reply)
+
+        lane.call(message, (part.records,), on_reply=on_reply, timeout_s=part.timeout_ms / 1000 + SLACK_S)
+
+    def _on_append(self, held: Held[Part], reply: Message | LaneError) -> None:
+        if isinstance(reply, LaneClosed):
+            return  # ``disconnected`` decides, for all of them in order
+        if isinstance(reply, RefusedError) and reply.code == NotLeaderOrFollowerError.code:
+            if not self.holding.not_leader(held, self.gateway.now_ms()):
+                held.work.failed(NotLeaderOrFollowerError(reply.reason))
+            self.gateway.timers.arm(held.until_ms)
+            return
+        if self.holding.answered(held):
+            held.work.replied(reply)
+
+    # Reading --------------------------------------------------------------------------------------------------------
+
+    def refresh(self, done: Callable[[], None]) -> None:
+        """Ask the leader for its state as it is now; ``done`` is called in any case, at the latest after STATE_S."""
+        lane = self.lane
+        if lane is None:
+            done()
+            return
+
+        def on_reply(reply: Message | LaneError) -> None:
+            if isinstance(reply, Advanced):
+                self.learn(reply)
+            done()
+
+        lane.call(Watch(epoch=self.epoch, offset=-1), on_reply=on_reply, timeout_s=STATE_S)
+
+    def learn(self, state: Advanced) -> None:
+        """Newer knowledge replaces older; a lower epoch, or a lower watermark of the same one, is old news."""
+        known = self.state
+        if known is not None:
+            if state.epoch < known.epoch:
+                return
+            if state.epoch == known.epoch and (state.high_watermark, state.log_start, state.end) < (
+                known.high_watermark,
+                known.log_start,
+                known.end,
+            ):
+                return
+        self.state = state
+        if known is None:
+            self.gateway.changed()
+        for call in self.gateway.parking.passed(self.key, state.high_watermark):
+            call.attempt()
+
+    def arm(self) -> None:
+        """Have the leader tell when the watermark passes the lowest offset that somebody waits for."""
+        lane = self.lane
+        lowest = self.gateway.parking.lowest(self.key)
+        if lane is None or lowest is None or (self._armed is not None and self._armed <= lowest):
+            return
+        self._armed = lowest
+        self._watch += 1
+        number = self._watch
+
+        def on_reply(reply: Message | LaneError) -> None:
+            if number == self._watch:
+                self._armed = None
+            if isinstance(reply, Advanced):
+                self.learn(reply)
+            elif not isinstance(reply, LaneTimeout):
+                return  # armed again when a leader serves
+            self.arm()
+
+        lane.call(Watch(epoch=self.epoch, offset=max(lowest, 0)), on_reply=on_reply, timeout_s=WATCH_S)
+
+
+def as_kafka_error(reply: Message | LaneError) -> KafkaError:
+    """What to tell a client when this came instead of the answer."""
+    if isinstance(reply, RefusedError):
+        return for_code(reply.code)(reply.reason)
+    if isinstance(reply, LaneTimeout):
+        return RequestTimedOutError("the partition did not answer in time")
+    return NotLeaderOrFollowerError("the partition's leader ended")

@@ -1,0 +1,180 @@
+"""Produce (0): every partition's batch goes to its leader as it came; one answer when all have answered.
+
+Batches stay views of the received frame all the way to the lane's ``sendmsg``; nothing here looks into one but for its
+producer id, which decides whether it may be sent twice (see ``holding``).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from logeion.wire.apis import (
+    LeaderIdAndEpoch,
+    NodeEndpoint,
+    PartitionProduceResponse,
+    ProduceRequest,
+    ProduceResponse,
+    TopicProduceResponse,
+)
+from logeion.wire.errors import (
+    InvalidRecordError,
+    InvalidRequiredAcksError,
+    InvalidTopicError,
+    KafkaError,
+    NotLeaderOrFollowerError,
+    UnknownTopicIdError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+
+from ..lanes import LaneError
+from ..messages import Appended, Message
+from .brokers import endpoints
+from .holding import Held
+from .links import Link, as_kafka_error
+
+if TYPE_CHECKING:
+    from ..metadata import Topic
+    from .connection import Exchange
+    from .state import Gateway
+
+# The first version that names topics by id.
+IDS_SINCE = 13
+
+_PRODUCER_ID = struct.Struct(">q").unpack_from
+_PRODUCER_ID_AT, _PRODUCER_ID_END = 43, 51
+
+
+class Part:
+    """One partition's batch and the place of its result."""
+
+    __slots__ = ("call", "held", "link", "records", "response", "timeout_ms")
+
+    def __init__(
+        self,
+        call: ProduceCall,
+        link: Link,
+        records: bytes | memoryview,
+        response: PartitionProduceResponse,
+        timeout_ms: int,
+    ) -> None:
+        self.call = call
+        self.link = link
+        self.records = records
+        self.response = response
+        self.timeout_ms = timeout_ms
+
+    def replied(self, reply: Message | LaneError) -> None:
+        """The leader has answered, or never will."""
+        if not isinstance(reply, Appended):
+            self.failed(as_kafka_error(reply))
+            return
+        response = self.response
+        response.base_offset = reply.base_offset
+        response.log_append_time_ms = reply.append_time_ms
+        response.log_start_offset = reply.log_start
+        self.call.part_done()
+
+    def failed(self, error: KafkaError) -> None:
+        """This batch is not (or not known to be) in the log."""
+        refuse(self.response, error)
+        if error.code == NotLeaderOrFollowerError.code:
+            self.call.leader_unknown(self.link, self.response)
+        self.call.part_done()
+
+
+class ProduceCall:
+    """One request: answered when every part is done. ``remaining`` starts at 1, for the handler itself."""
+
+    __slots__ = ("acks", "exchange", "failure", "gateway", "remaining", "response")
+
+    def __init__(self, gateway: Gateway, exchange: Exchange, acks: int) -> None:
+        self.gateway = gateway
+        self.exchange = exchange
+        self.acks = acks
+        self.remaining = 1
+        self.response = ProduceResponse(responses=[])
+
+    def part_done(self) -> None:
+        self.remaining -= 1
+        if self.remaining:
+            return
+        if self.acks != 0:
+            self.exchange.answer(self.response)
+            return
+        codes = {one.error_code for topic in self.response.responses for one in topic.partition_responses} - {0}
+        self.exchange.drop()
+        if codes:
+            # Nobody reads an error code here, so the end of the connection has to tell, as in Kafka.
+            names = ", ".join(for_code(code).name for code in sorted(codes))
+            self.exchange.connection.close(f"a produce with acks=0 failed: {names}")
+
+    def leader_unknown(self, link: Link, response: PartitionProduceResponse) -> None:
+        """KIP-951: with NOT_LEADER_OR_FOLLOWER goes who leads instead, so that the client need not ask."""
+        topic = self.gateway.image.topic_by_id(link.key[0])
+        partition = topic.partitions.get(link.key[1]) if topic is not None else None
+        if partition is None or partition.leader < 0 or partition.leader == self.gateway.node:
+            return
+        response.current_leader = LeaderIdAndEpoch(leader_id=partition.leader, leader_epoch=partition.leader_epoch)
+        known = {one.node_id for one in self.response.node_endpoints}
+        for one in endpoints(self.gateway, self.exchange.connection.local):
+            if one.node == partition.leader and one.node not in known:
+                self.response.node_endpoints.append(
+                    NodeEndpoint(node_id=one.node, host=one.host, port=one.port, rack=one.rack)
+                )
+
+
+def refuse(response: PartitionProduceResponse, error: KafkaError) -> None:
+    """Make this partition's result an error."""
+    response.error_code = error.code
+    response.error_message = str(error)
+    response.base_offset = -1
+
+
+def _objection(gateway: Gateway, topic: Topic | None, by_id: bool, index: int, acks: int) -> KafkaError | None:
+    """Why nothing can be appended to this partition through this gateway; None if it can."""
+    if acks not in (-1, 0, 1):
+        return InvalidRequiredAcksError(f"acks must be -1 (all), 0 or 1, not {acks}")
+    if topic is None:
+        return (
+            UnknownTopicIdError("no topic has this id")
+            if by_id
+            else UnknownTopicOrPartitionError("there is no such topic")
+        )
+    if topic.internal:
+        return InvalidTopicError(f"{topic.name} is internal: clients may not write to it")
+    code = gateway.leader_code(topic.topic_id, index)
+    return for_code(code)(f"partition {topic.name}-{index}") if code else None
+
+
+def produce(gateway: Gateway, exchange: Exchange, request: ProduceRequest) -> None:
+    """Handler of Produce."""
+    acks, timeout_ms = request.acks, max(request.timeout_ms, 0)
+    hold_ms = min(timeout_ms // 3, gateway.failover_wait_ms)
+    call = ProduceCall(gateway, exchange, acks)
+    by_id = exchange.header.api_version >= IDS_SINCE
+    image = gateway.image
+    for asked in request.topic_data:
+        topic = image.topic_by_id(asked.topic_id) if by_id else image.topic(asked.name)
+        responses: list[PartitionProduceResponse] = []
+        call.response.responses.append(
+            TopicProduceResponse(name=asked.name, topic_id=asked.topic_id, partition_responses=responses)
+        )
+        for data in asked.partition_data:
+            response = PartitionProduceResponse(index=data.index)
+            responses.append(response)
+            records = data.records
+            error = _objection(gateway, topic, by_id, data.index, acks)
+            if error is None and not records:
+                error = InvalidRecordError("no record batch: a Produce carries exactly one for each partition")
+            if error is not None or topic is None or not records:
+                assert error is not None
+                refuse(response, error)
+                continue
+            link = gateway.link(topic, data.index)
+            part = Part(call, link, records, response, timeout_ms)
+            idempotent = len(records) >= _PRODUCER_ID_END and _PRODUCER_ID(records, _PRODUCER_ID_AT)[0] >= 0
+            call.remaining += 1
+            link.submit(Held(part, idempotent, acks, hold_ms))
+    call.part_done()

@@ -1,0 +1,139 @@
+"""The hands of a partition's leader: what its machine decides is done to the log and told to the lanes.
+
+One pass takes all that waits: one write, one sync, one step of the watermark, then all answers. Nothing here decides.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from logeion.log.log import AppendInfo, Log
+from logeion.wire.batch import BatchHeader, check_produced
+from logeion.wire.errors import (
+    CorruptMessageError,
+    InvalidTxnStateError,
+    KafkaError,
+    KafkaStorageError,
+    LogeionError,
+    StorageError,
+)
+
+from ..messages import Message
+from .machine import Answer, Commit, Effect, Machine, Mail, Notify, Sync, Ticket, Write, Written
+
+# Disk conditions that pass: the batch is refused with a retriable error, and the partition lives.
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
+
+
+class Batch(msgspec.Struct, gc=False):
+    """One received batch; ``release`` gives its frame back once the batch is written or refused."""
+
+    view: memoryview
+    release: Callable[[], None]
+
+
+class Syncer(Protocol):
+    """How a sync is done: now, or by a thread that reports back."""
+
+    def sync(self, size: int) -> None:
+        """Sync all that is written, of which ``size`` bytes are new; the writer's ``synced`` is called after it."""
+
+
+class Writer:
+    """Carries out a machine's effects. ``answer`` sends a message to a ticket; ``fatal`` ends this replica."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        log: Log,
+        *,
+        answer: Callable[[Ticket, Message], None],
+        fatal: Callable[[StorageError], None],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self.machine = machine
+        self.log = log
+        self.syncer: Syncer
+        self._answer = answer
+        self._fatal = fatal
+        self._now_ms = now_ms
+        self._unsynced = 0
+
+    def run(self, effects: Sequence[Effect]) -> None:
+        """Do these, and what follows from them, in order."""
+        for effect in effects:
+            kind = type(effect)
+            if kind is Answer:
+                self._answer(effect.ticket, effect.message)  # type: ignore[union-attr]
+            elif kind is Write:
+                self._write(effect.batches)  # type: ignore[union-attr]
+            elif kind is Commit:
+                self.log.advance_high_watermark(effect.high_watermark)  # type: ignore[union-attr]
+            elif kind is Notify:
+                segment, position = self.log.watermark_position()
+                self._answer(effect.ticket, self.machine.state(segment, position))  # type: ignore[union-attr]
+            else:
+                assert kind is Sync
+                size, self._unsynced = self._unsynced, 0
+                self.syncer.sync(size)
+
+    def synced(self, end: int) -> None:
+        """The syncer is done."""
+        self.run(self.machine.synced(end))
+
+    def _write(self, mail: list[Mail]) -> None:
+        log = self.log
+        limit = log.config.max_message_bytes
+        now_ms = self._now_ms()
+        results: list[Written | KafkaError | None] = []
+        batches: list[tuple[memoryview, BatchHeader]] = []
+        for item in mail:
+            batch = item.batch
+            assert isinstance(batch, Batch)
+            try:
+                header = check_produced(batch.view, limit)
+                if header.is_transactional:
+                    raise InvalidTxnStateError("transactions are not served")
+            except KafkaError as error:
+                results.append(error)
+                continue
+            results.append(None)
+            batches.append((batch.view, header))
+            self._unsynced += len(batch.view)
+        infos = iter(log.append_many(batches, epoch=self.machine.epoch, now_ms=now_ms)) if batches else iter(())
+        broken: StorageError | None = None
+        settled: list[Written | KafkaError] = []
+        for result in results:
+            if result is None:
+                info = next(infos)
+                if isinstance(info, AppendInfo):
+                    settled.append(Written(info.first_offset, info.last_offset, info.append_time_ms))
+                    continue
+                if isinstance(info, StorageError) and not passes(info):
+                    broken = info
+                result = as_kafka(info)
+            settled.append(result)
+        for item in mail:
+            item.batch.release()  # type: ignore[attr-defined]
+        self.run(self.machine.written(mail, settled, log.end_offset))
+        if broken is not None:
+            self._fatal(broken)
+
+
+def passes(error: StorageError) -> bool:
+    """Whether this is a full disk, which somebody can make room on, rather than a broken one."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in FULL
+
+
+def as_kafka(error: LogeionError) -> KafkaError:
+    """What a producer is told of an append that failed."""
+    if isinstance(error, KafkaError):
+        return error
+    if isinstance(error, StorageError):
+        return KafkaStorageError(str(error))
+    return CorruptMessageError(str(error))
