@@ -100,11 +100,10 @@ class ConsumerGroup:
         fresh_id: str,
         step: Step,
     ) -> None:
-        """``known`` is every topic of the metadata image; ``fresh_id`` serves a member that brings no id (v0)."""
-        refusal = self._refuse(request)
-        if refusal is not None:
-            step.reply(token, ConsumerHeartbeatAnswered(code=refusal[0], reason=refusal[1]))
-            return
+        """``known`` is every topic of the metadata image; ``fresh_id`` serves a member that brings no id (v0).
+
+        The request has passed ``refusal``.
+        """
         if request.member_epoch in (LEAVE, LEAVE_STATIC):
             self._leave(token, request, known, now, step)
             return
@@ -139,33 +138,6 @@ class ConsumerGroup:
                 assignment=assignment,
             ),
         )
-
-    def _refuse(self, request: ConsumerHeartbeat) -> tuple[int, str] | None:
-        invalid = errors.InvalidRequestError.code
-        if request.member_epoch < LEAVE_STATIC:
-            return invalid, f"member epoch {request.member_epoch} has no meaning"
-        if request.member_epoch == LEAVE_STATIC and request.instance_id is None:
-            return invalid, "only a member with an instance id can leave for a while"
-        if request.member_epoch == JOIN:
-            if request.rebalance_timeout_ms == -1:
-                return invalid, "a joining member says its rebalance timeout"
-            if request.owned is None or any(t.partitions for t in request.owned):
-                return invalid, "a joining member owns nothing yet, and says so"
-            if not request.subscribed_topics and not request.subscribed_regex:
-                return invalid, "a joining member subscribes to something"
-        elif not request.member_id:
-            return invalid, "a member that has joined names itself"
-        if request.assignor is not None and request.assignor not in ASSIGNORS:
-            return (
-                errors.UnsupportedAssignorError.code,
-                f"assignor {request.assignor} is not known; there are {', '.join(sorted(ASSIGNORS))}",
-            )
-        if request.subscribed_regex:
-            try:
-                re.compile(request.subscribed_regex)
-            except re.error as error:
-                return errors.InvalidRegularExpressionError.code, f"{request.subscribed_regex!r}: {error}"
-        return None
 
     def _join(
         self, request: ConsumerHeartbeat, now: Now, fresh_id: str, step: Step
@@ -416,10 +388,11 @@ class ConsumerGroup:
         self.empty_since_ms = value.time_ms
 
     def replay_member(self, member_id: str, value: MemberValue | None) -> None:
-        old = self.members.pop(member_id, None)
+        old = self.members.get(member_id)
         if old is not None and old.instance_id is not None and self.static.get(old.instance_id) == member_id:
             del self.static[old.instance_id]
         if value is None:
+            self.members.pop(member_id, None)
             return
         self.members[member_id] = Member(
             member_id=member_id,
@@ -495,3 +468,32 @@ def as_lists(partitions: Partitions, names: Mapping[str, str] | None = None) -> 
     for topic_id, number in sorted(partitions):
         grouped.setdefault(topic_id, []).append(number)
     return [TopicPartitions(topic_id=t, partitions=p, name=(names or {}).get(t, "")) for t, p in grouped.items()]
+
+
+def refusal(request: ConsumerHeartbeat) -> tuple[int, str] | None:
+    """The code and sentence for a heartbeat no group could accept; None for all others."""
+    invalid = errors.InvalidRequestError.code
+    if request.member_epoch < LEAVE_STATIC:
+        return invalid, f"member epoch {request.member_epoch} has no meaning"
+    if request.member_epoch == LEAVE_STATIC and request.instance_id is None:
+        return invalid, "only a member with an instance id can leave for a while"
+    if request.member_epoch == JOIN:
+        if request.rebalance_timeout_ms == -1:
+            return invalid, "a joining member says its rebalance timeout"
+        if request.owned is None or any(t.partitions for t in request.owned):
+            return invalid, "a joining member owns nothing yet, and says so"
+        if not request.subscribed_topics and not request.subscribed_regex:
+            return invalid, "a joining member subscribes to something"
+    elif not request.member_id:
+        return invalid, "a member that has joined names itself"
+    if request.assignor is not None and request.assignor not in ASSIGNORS:
+        return (
+            errors.UnsupportedAssignorError.code,
+            f"assignor {request.assignor} is not known; there are {', '.join(sorted(ASSIGNORS))}",
+        )
+    if request.subscribed_regex:
+        try:
+            re.compile(request.subscribed_regex)
+        except re.error as error:
+            return errors.InvalidRegularExpressionError.code, f"{request.subscribed_regex!r}: {error}"
+    return None

@@ -37,7 +37,7 @@ from ..messages import (
 )
 from .classic import ClassicGroup
 from .classic import State as ClassicState
-from .consumer import ConsumerGroup
+from .consumer import ConsumerGroup, refusal
 from .offsets import Offsets
 from .records import ClassicValue, ConsumerValue, GroupKey, GroupRecord, MemberKey, MemberValue, OffsetKey
 from .step import Now, Settings, Step, Token
@@ -209,6 +209,10 @@ class GroupMachine:
     def _consumer_heartbeat(
         self, token: Token, request: ConsumerHeartbeat, now: Now, fresh_id: str, step: Step
     ) -> None:
+        refused = refusal(request)
+        if refused is not None:
+            step.reply(token, ConsumerHeartbeatAnswered(code=refused[0], reason=refused[1]))
+            return
         group = self.membership
         if not isinstance(group, ConsumerGroup):
             if isinstance(group, ClassicGroup) and group.state is not ClassicState.EMPTY:
