@@ -1,7 +1,7 @@
 """A topic's configuration: Kafka's keys, types, defaults and limits, and the struct a log works with.
 
-``TOPIC_CONFIGS`` is the one table: CreateTopics and AlterConfigs validate by it, DescribeConfigs shows it, ``LogConfig``
-is read through it. Values travel as strings, as in Kafka.
+``TOPIC_CONFIGS`` is the one table: CreateTopics and AlterConfigs validate by it, DescribeConfigs shows it,
+``LogConfig`` is read through it. Values travel as strings, as in Kafka.
 """
 
 from __future__ import annotations

@@ -1,20 +1,58 @@
-"""One partition's log, as its single writer sees it."""
+"""One partition's log, as its single writer sees it.
+
+Synchronous and single-threaded; every file operation goes through ``files.Files``. Hot path: ``append_many`` stamps
+sixteen bytes a batch and writes all batches of a drained mailbox in one call; what arrived is never copied, decoded or
+rebuilt unless the topic asks for it. A failed write leaves the log as it was and may be tried again; a failed sync is
+final.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from logeion.wire.batch import BatchHeader
-from logeion.wire.errors import KafkaError
+from sortedcontainers import SortedDict
 
+from logeion.wire.batch import BatchHeader, iter_headers, stamped, verify_crc
+from logeion.wire.errors import (
+    CorruptMessageError,
+    FencedLeaderEpochError,
+    KafkaError,
+    LogeionError,
+    OffsetOutOfRangeError,
+    StorageError,
+    UnknownLeaderEpochError,
+    WireError,
+)
+
+from . import checkpoints, compaction, cutting, lookup, names, retention
+from . import index as indexes
+from .admission import admit
 from .config import LogConfig
-from .files import Files
+from .files import Data, Files
+from .opening import open_log
+from .producers import Producer
+from .recovery import Recovered
+from .segment import Placed, Segment
+from .store import Store
+from .sync import SyncHandle
+
+__all__ = ["AppendInfo", "Log", "SyncHandle"]
+
+# Relative offsets in the indexes are 31 bits wide.
+_MAX_RELATIVE = 2**31 - 1
+# How far the log may grow before the next recovery point and producer snapshot: what a start has to walk or check.
+CHECKPOINT_BYTES = 64 * 1024 * 1024
+CHECKPOINT_BATCHES = 20_000
+# Batch ends remembered above the watermark, so that its position needs no search; beyond that, searching is fine.
+_REMEMBERED_ENDS = 65_536
 
 
 class AppendInfo(NamedTuple):
-    """Where one batch went. ``append_time_ms`` is -1 unless the topic has LogAppendTime."""
+    """Where one batch lies. ``append_time_ms`` is -1 unless the topic has LogAppendTime; ``duplicate`` means it was
+    there already: it is answered when the watermark passes ``last_offset``, like any other."""
 
     first_offset: int
     last_offset: int
@@ -22,17 +60,65 @@ class AppendInfo(NamedTuple):
     duplicate: bool = False
 
 
-class SyncHandle:
-    """One sync, which may run in another thread: ``run()`` touches nothing of the log."""
+class _Run:
+    """The batches of one write."""
 
-    end: int
+    __slots__ = ("buffers", "next_offset", "placed", "position", "slots", "undo")
 
-    def run(self) -> None:
-        """Raises ``StorageError``; give it to ``Log.note_sync_failed``."""
+    def __init__(self, position: int, next_offset: int) -> None:
+        self.buffers: list[Data] = []
+        self.placed: list[Placed] = []
+        self.undo: list[tuple[int, Producer | None]] = []
+        self.slots: list[int] = []
+        self.position = position
+        self.next_offset = next_offset
 
 
 class Log:
-    """Published early: the names P and C code against. See the methods' docstrings."""
+    """Made by ``Log.open``. Offsets are absolute, sizes and positions bytes, times milliseconds since 1970.
+
+    ``start_offset`` ≤ ``high_watermark`` ≤ ``end_offset``; ``synced_end`` is what a power cut would leave. ``failed``
+    is set, for good, once a sync has failed. ``warnings`` tells what a start found odd but could live with.
+    """
+
+    def __init__(self, store: Store, config: LogConfig, lock_fd: int, boot_id: str, found: Recovered) -> None:
+        self.store = store
+        self.config = config
+        self.boot_id = boot_id
+        self.segments: SortedDict[int, Segment] = found.segments
+        self.active: Segment = found.segments.peekitem(-1)[1]
+        self.end_offset = found.next_offset
+        self.synced_end = found.synced
+        self.recovery_point = found.synced
+        self.start_offset = min(found.log_start, found.next_offset)
+        state = found.state
+        self.epoch = max(state.epoch if state else -1, found.epochs.latest)
+        self.high_watermark = min(max(state.high_watermark if state else 0, self.start_offset), self.end_offset)
+        self.epochs = found.epochs
+        self.producers = found.producers
+        self.snapshots = found.snapshots
+        self.warnings = found.warnings
+        self.was_clean = found.clean
+        self.after_host_crash = found.host_crash
+        self.cut_bytes = found.cut_bytes
+        self.size = sum(segment.size for segment in found.segments.values())
+        self.failed: StorageError | None = None
+        self.generation = 0
+        # Sealed segments whose bytes or indexes may not be on the device yet, oldest first.
+        self.unsynced: list[Segment] = [
+            segment for segment in list(found.segments.values())[:-1] if self._end_of(segment) > found.synced
+        ]
+        # Files put aside, and when to remove them; None until housekeeping has seen them.
+        self.put_aside: list[tuple[int | None, str]] = []
+        self._lock_fd = lock_fd
+        self._state_fd = -1
+        self._ends: deque[tuple[int, int, int]] = deque()
+        self._position: tuple[int, int] | None = None
+        self._last_sync_ms = 0
+        self._unsynced_records = 0
+        self._since_checkpoint = 0
+        self._since_snapshot = 0
+        self._batches_since_snapshot = 0
 
     @classmethod
     def open(
@@ -46,67 +132,457 @@ class Log:
         create: bool = True,
         accept_cut: bool = False,
     ) -> Log:
-        raise NotImplementedError
+        """Take the directory's lock, recover, and be ready to append.
 
-    start_offset: int
-    end_offset: int
-    synced_end: int
-    high_watermark: int
-    size: int
-    epoch: int
+        ``topic_id`` (32 hex digits) is written into a new directory and compared with an old one's. ``accept_cut`` is the operator's word that a log whose sync failed may go on from its last synced offset. Raises
+        ``StorageError`` that names the file: locked, damaged, foreign, of another topic, or failed before.
+        """
+        store = Store(files or Files(), str(directory))
+        log = open_log(cls, store, config, now_ms=now_ms, topic_id=topic_id, create=create, accept_cut=accept_cut)
+        assert isinstance(log, cls)
+        return log
 
-    def become_leader(self, epoch: int) -> None: ...
-    def append(self, view: memoryview, header: BatchHeader, *, epoch: int, now_ms: int) -> AppendInfo:
-        raise NotImplementedError
+    # Appending -------------------------------------------------------------------------------------------------------
+
+    def become_leader(self, epoch: int) -> None:
+        """Begin a leader epoch at the log's end, before anything is served in it.
+
+        Raises ``FencedLeaderEpochError`` for an epoch below one this log has seen, ``StorageError``.
+        """
+        self.check_usable()
+        if epoch < self.epoch:
+            raise FencedLeaderEpochError(f"epoch {epoch} begins after epoch {self.epoch} did")
+        if self.epochs.assign(epoch, self.end_offset):
+            self.write_epochs()
+        self.epoch = epoch
+        self.write_state()
+
+    def append(self, view: Data, header: BatchHeader, *, epoch: int, now_ms: int) -> AppendInfo:
+        """Append one batch; see ``append_many``. Raises what that returns."""
+        result = self.append_many([(view, header)], epoch=epoch, now_ms=now_ms)[0]
+        if isinstance(result, LogeionError):
+            raise result
+        return result
 
     def append_many(
-        self, batches: Sequence[tuple[memoryview, BatchHeader]], *, epoch: int, now_ms: int
-    ) -> list[AppendInfo | KafkaError]:
-        """One write for all; a refused batch is an exception in its place. Raises ``StorageError`` for the whole."""
-        raise NotImplementedError
+        self, batches: Sequence[tuple[Data, BatchHeader]], *, epoch: int, now_ms: int
+    ) -> list[AppendInfo | LogeionError]:
+        """Append what a mailbox held, in order, with one write (or one a segment if it rolls).
 
-    def append_fetched(self, view: memoryview, *, now_ms: int) -> int:
-        raise NotImplementedError
+        One result a batch: where it lies, or why it was not appended. A refused batch does not stop the others; after
+        a failed write all that follow have its ``StorageError``, and nothing of them is in the log. The views must be
+        whole batches that ``check_produced`` has passed.
+        """
+        refusal = self._refusal(epoch)
+        if refusal is not None:
+            return [refusal] * len(batches)
+        results: list[AppendInfo | LogeionError] = []
+        run = _Run(self.active.size, self.end_offset)
+        broken: StorageError | None = None
+        for view, header in batches:
+            if broken is not None:
+                results.append(broken)
+                continue
+            try:
+                view, header, append_time = admit(view, header, self.config, now_ms)
+                if header.producer_id >= 0:
+                    duplicate = self.producers.check(header)
+                    if duplicate is not None:
+                        results.append(AppendInfo(duplicate.first_offset, duplicate.last_offset, -1, True))
+                        continue
+            except (KafkaError, WireError) as error:
+                results.append(error)
+                continue
+            try:
+                if self._must_roll(run, header, now_ms):
+                    self._write(run, now_ms)
+                    self.roll()
+                    run = _Run(0, self.end_offset)
+            except StorageError as error:
+                broken = error
+                self._fail_run(run, results, error)
+                results.append(error)
+                run = _Run(self.active.size, self.end_offset)
+                continue
+            first = run.next_offset
+            run.slots.append(len(results))
+            results.append(AppendInfo(first, first + header.last_offset_delta, append_time))
+            if header.producer_id >= 0:
+                run.undo.append((header.producer_id, self.producers.note(header, first, now_ms)))
+            self._add(run, cast("list[Data]", stamped(view, first, epoch)), first, header)
+        try:
+            self._write(run, now_ms)
+        except StorageError as error:
+            self._fail_run(run, results, error)
+        return results
+
+    def append_fetched(self, view: Data, *, now_ms: int) -> int:
+        """Append whole batches as a leader sent them: offsets, epochs and CRCs stay. Returns the new end.
+
+        An incomplete batch at the end of ``view`` is ignored. Raises ``CorruptMessageError`` (nothing is appended) for
+        a wrong CRC or an offset that does not follow, ``StorageError``.
+        """
+        self.check_usable()
+        whole = memoryview(view)
+        run = _Run(self.active.size, self.end_offset)
+        epochs_changed = False
+        latest = self.epochs.latest
+        headers = list(iter_headers(whole))
+        expected = self.end_offset
+        for at, header in headers:
+            verify_crc(whole, header, at)
+            if header.base_offset < expected or header.leader_epoch < latest:
+                raise CorruptMessageError(
+                    f"fetched offset {header.base_offset} epoch {header.leader_epoch} "
+                    f"after offset {expected - 1} epoch {latest}"
+                )
+            expected, latest = header.next_offset, header.leader_epoch
+        try:
+            for at, header in headers:
+                if self._must_roll(run, header, now_ms):
+                    self._write(run, now_ms)
+                    self.roll(header.base_offset)
+                    run = _Run(0, self.end_offset)
+                if header.producer_id >= 0 and not header.is_control:
+                    run.undo.append((header.producer_id, self.producers.note(header, header.base_offset, now_ms)))
+                epochs_changed |= self.epochs.assign(header.leader_epoch, header.base_offset)
+                self._add(run, [whole[at : at + header.size]], header.base_offset, header)
+            if epochs_changed:
+                self.write_epochs()
+            self._write(run, now_ms)
+        except StorageError:
+            self._undo(run)
+            self.epochs.truncate_end(self.end_offset)
+            raise
+        self.epoch = max(self.epoch, latest)
+        return self.end_offset
+
+    def _add(self, run: _Run, buffers: Sequence[Data], first: int, header: BatchHeader) -> None:
+        run.buffers += buffers
+        last = first + header.last_offset_delta
+        run.placed.append(Placed(last, run.position, header.size, header.max_timestamp))
+        run.position += header.size
+        run.next_offset = last + 1
+
+    def _write(self, run: _Run, now_ms: int) -> None:
+        if not run.placed:
+            return
+        segment = self.active
+        before = segment.size
+        segment.append(run.buffers, run.placed, self.config.index_interval_bytes)
+        written = segment.size - before
+        self.size += written
+        self._unsynced_records += run.next_offset - self.end_offset
+        self.end_offset = run.next_offset
+        base = segment.base
+        if len(self._ends) < _REMEMBERED_ENDS:
+            self._ends.extend((batch.last_offset + 1, base, batch.position + batch.size) for batch in run.placed)
+        self._since_checkpoint += written
+        self._since_snapshot += written
+        self._batches_since_snapshot += len(run.placed)
+        if self._since_snapshot >= CHECKPOINT_BYTES or self._batches_since_snapshot >= CHECKPOINT_BATCHES:
+            self._interim_snapshot()
+
+    def _undo(self, run: _Run) -> None:
+        for producer_id, before in reversed(run.undo):
+            self.producers.restore(producer_id, before)
+
+    def _fail_run(self, run: _Run, results: list[AppendInfo | LogeionError], error: StorageError) -> None:
+        # A run that reached the disk before a roll failed keeps its results.
+        if run.placed and run.next_offset <= self.end_offset:
+            return
+        self._undo(run)
+        for slot in run.slots:
+            results[slot] = error
+
+    def _refusal(self, epoch: int) -> LogeionError | None:
+        if self.failed is not None:
+            return self.failed
+        if epoch != self.epoch:
+            kind = FencedLeaderEpochError if epoch < self.epoch else UnknownLeaderEpochError
+            return kind(f"the log is in leader epoch {self.epoch}, the batch is for {epoch}")
+        return None
+
+    def _must_roll(self, run: _Run, header: BatchHeader, now_ms: int) -> bool:
+        segment, config = self.active, self.config
+        if not segment.size and not run.placed:
+            return False
+        if run.position + header.size > config.segment_bytes:
+            return True
+        if run.next_offset + header.last_offset_delta - segment.base > _MAX_RELATIVE:
+            return True
+        if (segment.index_count + len(run.placed) + 1) * indexes.OFFSET_ENTRY.size > config.segment_index_bytes:
+            return True
+        if segment.size:
+            began = segment.first_timestamp()
+            reached = max(header.max_timestamp, now_ms if config.log_append_time else -1)
+            return began >= 0 and reached - began > config.segment_ms - config.segment_jitter_ms
+        return False
+
+    def roll(self, base: int | None = None) -> None:
+        """Close the active segment and begin an empty one at the log's end; nothing happens to an empty one.
+
+        Raises ``StorageError``, with the log as before.
+        """
+        self.check_usable()
+        old = self.active
+        begin = self.end_offset if base is None else base
+        if not old.size:
+            return
+        old.seal()
+        self._write_snapshot(begin)
+        new = Segment(self.store, begin)
+        new.open_for_append(create=True)
+        self.segments[begin] = new
+        self.active = new
+        self.unsynced.append(old)
+
+    # Durability --------------------------------------------------------------------------------------------------
+
+    @property
+    def durable_end(self) -> int:
+        """The offset up to which this replica vouches: the synced end with flush=ack, else the log's end."""
+        return self.synced_end if self.config.flush == "ack" else self.end_offset
 
     def sync_due(self, now_ms: int) -> bool:
-        raise NotImplementedError
+        """Whether ``flush`` asks for a sync now. With flush=os only closed segments are synced, for a quick start."""
+        if self.failed is not None:
+            return False
+        if self.config.flush == "ack":
+            return self.synced_end < self.end_offset
+        if self.config.flush == "interval":
+            overdue = now_ms - self._last_sync_ms >= self.config.flush_ms
+            full = self._unsynced_records >= self.config.flush_messages
+            if self.synced_end < self.end_offset and (overdue or full):
+                self._last_sync_ms = now_ms
+                return True
+            return False
+        return bool(self.unsynced)
 
-    def sync(self) -> int:
-        raise NotImplementedError
+    def sync_handle(self, *, everything: bool | None = None) -> SyncHandle | None:
+        """The sync that is due, to be run here or in a worker thread; None when there is nothing to sync.
 
-    def sync_handle(self) -> SyncHandle | None:
-        raise NotImplementedError
+        One at a time. ``everything`` includes the active segment, as is the default unless flush=os.
+        """
+        self.check_usable()
+        active = self.config.flush != "os" if everything is None else everything
+        end = self.end_offset if active else self.active.base
+        if end <= self.synced_end and not self.unsynced and not (active and self.store.names_dirty):
+            return None
+        handle = SyncHandle(
+            end, self.generation, len(self.unsynced), self.store.names_dirty, self.store.directory, self.store.files
+        )
+        try:
+            for segment in self.unsynced:
+                # Indexes below the recovery point are believed after a host crash, so they go to the device too.
+                handle.add(segment, names.SEGMENT_FILES)
+            if active:
+                handle.add(self.active, names.SEGMENT_FILES[:1])
+        except StorageError:
+            handle.discard()
+            raise
+        self.store.names_dirty = False
+        return handle
 
     def note_synced(self, handle: SyncHandle) -> int:
-        raise NotImplementedError
+        """A sync came back; returns the synced end."""
+        if handle.generation != self.generation or self.failed is not None:
+            return self.synced_end
+        for segment in self.unsynced[: handle.sealed]:
+            segment.close()
+        del self.unsynced[: handle.sealed]
+        self.synced_end = max(self.synced_end, handle.end)
+        self._unsynced_records = self.end_offset - self.synced_end
+        if self._since_checkpoint >= CHECKPOINT_BYTES or handle.sealed:
+            self.write_recovery_point(self.synced_end)
+            self._since_checkpoint = 0
+        return self.synced_end
 
-    def note_sync_failed(self, error: OSError) -> None: ...
+    def sync(self) -> int:
+        """Sync everything here and now; returns the synced end. Raises ``StorageError``, which is final."""
+        handle = self.sync_handle(everything=True)
+        if handle is None:
+            return self.synced_end
+        try:
+            handle.run()
+        except StorageError as error:
+            self.note_sync_failed(error)
+            raise
+        return self.note_synced(handle)
+
+    def note_sync_failed(self, error: StorageError) -> None:
+        """Fence the log: after a failed sync its pages look clean but may not be on the device.
+
+        Nothing is appended or synced any more, reads go on, and the directory says that nobody may start in it until
+        an operator accepts the cut at the last synced offset.
+        """
+        if self.failed is not None:
+            return
+        self.failed = StorageError(
+            f"{error}; the log is fenced at offset {self.synced_end}, its last synced one: replace this replica, or "
+            "open it with the cut accepted",
+            error.path,
+        )
+        marker = checkpoints.Failure(cause=str(error), synced_end=self.synced_end, boot_id=self.boot_id)
+        try:
+            self.store.replace(names.FAILED, checkpoints.encode_json(marker), durable=False)
+            self.store.sync_names()
+        except StorageError:
+            pass  # the disk is failing; the process that dies of it still leaves the marker in the page cache, if any
+
+    def check_usable(self) -> None:
+        """Raises the ``StorageError`` that fenced the log."""
+        if self.failed is not None:
+            raise self.failed
+
+    # The watermark -----------------------------------------------------------------------------------------------
+
     def advance_high_watermark(self, offset: int) -> bool:
-        raise NotImplementedError
+        """Raise the high watermark to ``offset``, capped by the log's end; it never falls. Returns whether it moved."""
+        offset = min(offset, self.end_offset)
+        if offset <= self.high_watermark:
+            return False
+        self.high_watermark = offset
+        self._position = None
+        self.write_state()
+        return True
 
     def watermark_position(self) -> tuple[int, int]:
-        raise NotImplementedError
+        """(segment, position): the high watermark as a base offset and a byte position in that segment's file."""
+        if self._position is None:
+            found = None
+            ends = self._ends
+            while ends and ends[0][0] <= self.high_watermark:
+                found = ends.popleft()
+            if found is not None and found[0] == self.high_watermark:
+                self._position = found[1:]
+            else:
+                self._position = self.position_of(self.high_watermark)
+        return self._position
 
     def position_of(self, offset: int) -> tuple[int, int]:
-        raise NotImplementedError
+        """(segment, position) of the batch that holds ``offset``, or of the first after it; the log's end for its end.
+
+        Raises ``OffsetOutOfRangeError``, ``StorageError``.
+        """
+        if offset == self.end_offset:
+            return self.active.base, self.active.size
+        if not self.start_offset <= offset < self.end_offset:
+            raise OffsetOutOfRangeError(f"offset {offset} is not in {self.start_offset}..{self.end_offset}")
+        for number in range(self.segments.bisect_right(offset) - 1, len(self.segments)):
+            segment = self.segments.peekitem(number)[1]
+            found = segment.locate(offset)
+            if found is not None:
+                return segment.base, found[0]
+        return self.active.base, self.active.size
 
     def find_offset(self, timestamp: int) -> tuple[int, int, int] | None:
-        raise NotImplementedError
+        """(offset, timestamp, leader epoch) of the first record not older than ``timestamp``, below the watermark.
+
+        Special values: -1 the watermark, -2 and -4 the log start, -3 the newest record; -5 and -6 (tiered storage)
+        find nothing. Raises ``StorageError``.
+        """
+        return lookup.find_offset(self, timestamp)
+
+    def epoch_end(self, epoch: int) -> tuple[int, int]:
+        """(epoch, end): the largest known epoch not above ``epoch`` and the offset after its last record; -1, -1."""
+        return self.epochs.end_of(epoch, self.end_offset)
+
+    # Growing shorter -------------------------------------------------------------------------------------------------
 
     def delete_before(self, offset: int) -> int:
-        raise NotImplementedError
+        """DeleteRecords (KIP-107): move the log start to ``offset`` (-1: the watermark), durably; returns it.
 
-    def truncate(self, offset: int) -> None: ...
-    def reset(self, offset: int) -> None: ...
-    def epoch_end(self, epoch: int) -> tuple[int, int]:
-        raise NotImplementedError
+        Raises ``OffsetOutOfRangeError`` above the watermark, ``StorageError``.
+        """
+        return retention.delete_before(self, offset)
 
-    def roll(self) -> None: ...
+    def truncate(self, offset: int) -> None:
+        """Cut off everything from ``offset`` on, and the epochs that began there. Raises ``StorageError``."""
+        cutting.truncate(self, offset)
+
+    def reset(self, offset: int) -> None:
+        """Empty the log and begin again at ``offset``: a follower whose end lies before its leader's start."""
+        cutting.reset(self, offset)
+
     def apply_retention(self, now_ms: int) -> int:
-        raise NotImplementedError
+        """Remove segments that are too old or too many, and files put aside before; returns the bytes removed."""
+        return retention.apply(self, now_ms)
 
     def compact(self, now_ms: int) -> int:
-        raise NotImplementedError
+        """Keep the last record a key, if the topic is compacted and dirty enough; returns the bytes saved."""
+        return compaction.compact(self, now_ms)
 
-    def configure(self, config: LogConfig) -> None: ...
-    def close(self, *, clean: bool = True) -> None: ...
+    def configure(self, config: LogConfig) -> None:
+        """Take another configuration from now on."""
+        self.config = config
+
+    # Small files -----------------------------------------------------------------------------------------------------
+
+    def write_epochs(self) -> None:
+        """The leader-epoch checkpoint; on the device with the next sync at the latest."""
+        self.store.replace(names.EPOCHS, self.epochs.encode(), durable=True)
+
+    def write_state(self) -> None:
+        """Epoch, watermark and log start, in place and without sync: it has to survive the process, not the host."""
+        state = checkpoints.State(epoch=self.epoch, high_watermark=self.high_watermark, log_start=self.start_offset)
+        if self._state_fd < 0:
+            self._state_fd = self.store.open_write(names.STATE, create=True)
+        try:
+            self.store.files.pwritev(self._state_fd, [state.encode()], 0)
+        except OSError as error:
+            # It can only be older than the log, which a start allows for.
+            self.warnings[:] = [*self.warnings[-9:], f"cannot write {self.store.path(names.STATE)}: {error.strerror}"]
+
+    def write_recovery_point(self, offset: int) -> None:
+        """Tell the next start that all below ``offset`` is on the device; durable before it returns."""
+        point = checkpoints.RecoveryPoint(offset=offset, boot_id=self.boot_id)
+        self.store.replace(names.RECOVERY_POINT, checkpoints.encode_json(point), durable=True)
+        self.recovery_point = offset
+
+    def _interim_snapshot(self) -> None:
+        self._since_snapshot = self._batches_since_snapshot = 0
+        try:
+            self._write_snapshot(self.end_offset)
+        except StorageError as error:
+            self.warnings[:] = [*self.warnings[-9:], str(error)]
+
+    def _write_snapshot(self, offset: int) -> None:
+        data = self.producers.encode_snapshot()
+        self.store.replace(names.stem(offset) + names.SNAPSHOT, data, durable=False)
+        while self.snapshots and self.snapshots[-1] not in self.segments and self.snapshots[-1] != offset:
+            self.store.unlink(names.stem(self.snapshots.pop()) + names.SNAPSHOT)
+        if not self.snapshots or self.snapshots[-1] != offset:
+            self.snapshots.append(offset)
+
+    def forget_positions(self) -> None:
+        """After segments were rewritten: positions are searched for anew."""
+        self._ends.clear()
+        self._position = None
+
+    def _end_of(self, segment: Segment) -> int:
+        number = self.segments.bisect_right(segment.base)
+        return self.segments.peekitem(number)[0] if number < len(self.segments) else self.end_offset
+
+    def close(self, *, clean: bool = True) -> None:
+        """Give up the lock and all descriptors.
+
+        ``clean`` syncs, writes a producer snapshot and the marker that tells the next start that nothing was lost.
+        Raises ``StorageError``, with everything closed all the same.
+        """
+        try:
+            if clean and self.failed is None:
+                self._write_snapshot(self.end_offset)
+                self.write_state()
+                self.sync()
+                self.write_recovery_point(self.end_offset)
+                marker = checkpoints.CleanShutdown(end=self.end_offset, segment=self.active.base, size=self.active.size)
+                self.store.replace(names.CLEAN_SHUTDOWN, checkpoints.encode_json(marker), durable=True)
+                self.store.sync_names()
+        finally:
+            for segment in [*self.unsynced, self.active]:
+                segment.close()
+            for fd in (self._state_fd, self._lock_fd):
+                if fd >= 0:
+                    self.store.files.close(fd)
+            self._state_fd = self._lock_fd = -1

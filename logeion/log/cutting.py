@@ -1,0 +1,131 @@
+"""What leaves a log at its new end: truncation to what a leader has too, and beginning anew past a gap."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import checkpoints, names, retention
+from .recovery import load_producers, walk_tail
+from .segment import Segment
+from .store import failed
+
+if TYPE_CHECKING:
+    from .log import Log
+
+
+def truncate(log: Log, offset: int) -> None:
+    """See ``Log.truncate``.
+
+    A batch that spans ``offset`` goes as a whole. What no reader can have seen (at or above the watermark) is cut off
+    in place; where something below it must go the segment becomes a new inode, so that whoever has the old one open
+    reads on unharmed. Later segments go first: a crash on the way leaves a prefix.
+    """
+    log.check_usable()
+    if offset >= log.end_offset:
+        if log.epochs.truncate_end(offset):
+            log.write_epochs()
+        return
+    if offset <= log.start_offset or offset <= log.segments.peekitem(0)[0]:
+        reset(log, offset)
+        return
+    seen = offset < log.high_watermark
+    if offset < log.recovery_point:
+        # What will be written in its place is not on the device yet.
+        log.write_recovery_point(offset)
+        log.store.sync_names()
+    log.generation += 1
+    _drop_snapshots(log, offset)
+    while len(log.segments) > 1 and log.active.base >= offset:
+        _drop_last(log)
+    end = _cut_active(log, offset, seen)
+    log.end_offset = end
+    log.high_watermark = min(log.high_watermark, end)
+    log.synced_end = min(log.synced_end, end)
+    log.recovery_point = min(log.recovery_point, end)
+    if log.epochs.truncate_end(end):
+        log.write_epochs()
+    log.producers = load_producers(log.store, log.segments, log.snapshots, end, 0)
+    log.forget_positions()
+    log.write_state()
+    log.store.sync_names()
+
+
+def reset(log: Log, offset: int) -> None:
+    """See ``Log.reset``. The new start is on disk first: a crash on the way ends in the same empty log (KAFKA-9491)."""
+    log.check_usable()
+    log.store.replace(names.LOG_START, checkpoints.encode_offset(offset), durable=True)
+    log.write_recovery_point(min(offset, log.recovery_point))
+    log.store.sync_names()
+    log.generation += 1
+    _drop_snapshots(log, -1)
+    while log.segments:
+        _drop_last(log)
+    segment = Segment(log.store, offset)
+    segment.open_for_append(create=True)
+    log.segments[offset] = log.active = segment
+    log.start_offset = log.high_watermark = log.end_offset = offset
+    log.synced_end = min(log.synced_end, offset)
+    log.epochs.truncate_end(-1)
+    log.write_epochs()
+    log.producers = load_producers(log.store, log.segments, log.snapshots, offset, 0)
+    log.forget_positions()
+    log.write_state()
+    log.store.sync_names()
+
+
+def _drop_last(log: Log) -> None:
+    retention.put_aside(log, log.segments.popitem(-1)[1])
+    if log.segments:
+        log.active = log.segments.peekitem(-1)[1]
+
+
+def _drop_snapshots(log: Log, above: int) -> None:
+    while log.snapshots and log.snapshots[-1] > above:
+        log.store.unlink(names.stem(log.snapshots.pop()) + names.SNAPSHOT)
+
+
+def _cut_active(log: Log, offset: int, seen: bool) -> int:
+    """Cut the last segment before the batch that holds ``offset``; returns the log's new end."""
+    segment = log.active
+    if segment in log.unsynced:
+        log.unsynced.remove(segment)
+    found = segment.locate(offset)
+    if found is None:
+        if segment.fd < 0:
+            segment.open_for_append()
+        return offset
+    position, header = found
+    end = min(offset, header.base_offset)
+    if seen:
+        _copy_head(log, segment, position)
+    elif segment.fd < 0:
+        segment.open_for_append()
+    log.size -= segment.size - position
+    segment.cut(position, end - 1)
+    if walk_tail(log.store, segment, lambda header: None) is None:
+        segment.rebuild_indexes(log.config.index_interval_bytes)
+    return end
+
+
+def _copy_head(log: Log, segment: Segment, size: int) -> None:
+    """Put a copy of the first ``size`` bytes in the segment's place, the old file aside."""
+    store = log.store
+    name = segment.name + names.LOG
+    temporary = name + names.CLEANED
+    with segment.reading() as source:
+        target = store.open_write(temporary, create=True, empty=True)
+        try:
+            store.files.copy(source, target, size)
+            store.files.fdatasync(target)
+        except OSError as error:
+            raise failed(error, "copy to", store.path(temporary)) from error
+        finally:
+            store.files.close(target)
+    segment.close()
+    try:
+        store.unlink(name + names.DELETED)
+        store.link(name, name + names.DELETED)
+        log.put_aside.append((None, name + names.DELETED))
+        store.rename(temporary, name)
+    finally:
+        segment.open_for_append()
