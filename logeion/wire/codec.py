@@ -32,6 +32,10 @@ from .varints import skip_tags
 
 API_VERSIONS = 18
 
+# How many array elements one message may have in all. A request is a stranger's, and the largest honest one names
+# every partition once; a response is that of a broker we chose, and Metadata of a large cluster must fit.
+ELEMENTS_MAX = {"request": 250_000, "response": 4_000_000}
+
 
 class RequestHeader(msgspec.Struct, gc=False):
     """Who asks what: the header of a request, and where its body begins in the frame."""
@@ -190,7 +194,7 @@ def _flexible(key: int, version: int) -> bool:
 
 
 def _decoder(key: int, version: int, kind: str) -> Decoder:
-    return compile_decoder(_message(key, version, kind), version, _flexible(key, version))
+    return compile_decoder(_message(key, version, kind), version, _flexible(key, version), ELEMENTS_MAX[kind])
 
 
 def _encoder(key: int, version: int, kind: str) -> Encoder:

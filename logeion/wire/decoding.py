@@ -2,8 +2,9 @@
 
 The function made is ``decode(data: memoryview, at: int, end: int) -> (message, position after it)``. Adjacent fields
 of fixed size, and the length or count that follows them, become one ``unpack_from``; nested structs are unrolled in
-place. Every length and count is held against what is left before anything is allocated for it. Reading past the end
-shows as struct.error or IndexError, which ``codec`` turns into TruncatedError.
+place. Every length and count is held against what is left before anything is allocated for it, and all elements of
+all arrays together against a limit: three bytes can make an element of a hundred. Reading past the end shows as
+struct.error or IndexError, which ``codec`` turns into TruncatedError.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from .varints import read_uvarint, skip_tags
 Decoder = Callable[[memoryview, int, int], tuple[Any, int]]
 
 
-def compile_decoder(message: type[Struct], version: int, flexible: bool) -> Decoder:
-    """The decoder of this message in this version."""
+def compile_decoder(message: type[Struct], version: int, flexible: bool, elements_max: int) -> Decoder:
+    """The decoder of this message in this version, for at most so many array elements in all."""
     source = Source(f"decode_{message.__name__}_v{version}")
+    source.line(f"k = {elements_max}")
     writer = _Writer(source, version, flexible)
     value = writer.struct(message)
     writer.flush()
@@ -42,6 +44,10 @@ def _few(field: str, count: int, at: int, end: int) -> NoReturn:
     raise TruncatedError(f"{field}: {count} elements announced at byte {at}, {end - at} bytes left")
 
 
+def _many(field: str, count: int) -> NoReturn:
+    raise MalformedError(f"{field}: {count} elements more are too many for one message")
+
+
 def _null(field: str, at: int) -> NoReturn:
     raise MalformedError(f"{field} is null at byte {at}, and may not be")
 
@@ -53,6 +59,7 @@ def _tag_size(tag: int, at: int, expected: int) -> NoReturn:
 _HELPERS = {
     "short": _short,
     "few": _few,
+    "many": _many,
     "null": _null,
     "tag_size": _tag_size,
     "read_uvarint": read_uvarint,
@@ -183,6 +190,8 @@ class _Writer:
         smallest = size_min(field, self.version, self.flexible)
         assert smallest > 0, f"{label} has elements without bytes"
         line(f"if {count} * {smallest} > end - p: few({label}, {count}, p, end)")
+        line(f"k -= {count}")
+        line(f"if k < 0: many({label}, {count})")
         if field.kind in FIXED and field.kind != "uuid":
             line(f"{name} = list(unpack_from(f'>{{{count}}}{FIXED[field.kind]}', d, p)); p += {count} * {smallest}")
         else:

@@ -7,12 +7,17 @@ import struct
 from typing import Any
 
 import pytest
-from aiokafka.record.default_records import DefaultRecordBatch as AioBatch
+from aiokafka.record.default_records import (  # type: ignore[import-untyped]
+    DefaultRecordBatch as AioBatch,
+)
 from aiokafka.record.default_records import DefaultRecordBatchBuilder as AioBuilder
 from fastcrc import crc32
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+from kafka.record.default_records import (  # type: ignore[import-untyped]
+    DefaultRecordBatch,
+    DefaultRecordBatchBuilder,
+)
 
 from logeion.wire.batch import (
     CRC_AT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -44,6 +45,7 @@ from logeion.wire.errors import (
     WireError,
 )
 from logeion.wire.fields import Int32, Tagged
+from logeion.wire.varints import uvarint
 
 from .samples import SLOTS, frame, full_message, message_class, slot_id
 
@@ -214,10 +216,11 @@ def copied(value: Any) -> Any:
 def test_tagged_fields_nobody_knows_are_skipped(slot: tuple[int, int, str]) -> None:
     struct, version = message_class(slot), slot[1]
     for message in (struct(), full_message(struct, version)):
-        buffer = compile_encoder(with_unknown_tags(struct), version, True)(copied(message), bytearray(), out := [])
+        out: list[Any] = []
+        buffer = compile_encoder(with_unknown_tags(struct), version, True)(copied(message), bytearray(), out)
         body = joined([*out, buffer])
         assert len(body) > len(frame(slot, message)) - 14
-        decoded, end = compile_decoder(struct, version, True)(memoryview(body), 0, len(body))
+        decoded, end = compile_decoder(struct, version, True, 10_000)(memoryview(body), 0, len(body))
         assert (decoded, end) == (message, len(body))
 
 
@@ -237,6 +240,19 @@ def test_counts_are_held_against_the_bytes_that_are_there() -> None:
     raw = bytes.fromhex("0000 0003 00000007 ffff ffff ffff 000003e8 00000001 0001 74 00000001 00000005 7fffffff 61")
     with pytest.raises(TruncatedError, match=r"PartitionProduceData\.records"):
         decode_request(parse_header(raw), raw)
+
+
+def test_a_large_frame_of_tiny_elements_is_refused_before_it_grows_tenfold() -> None:
+    # Produce v9 with topics of three bytes each: an empty name, no partitions, no tags
+    count = 3_000_000
+    raw = bytes.fromhex("0000 0009 00000007 ffff 00 00 ffff 000003e8") + uvarint(count + 1) + b"\x01\x01\x00" * count
+    tracemalloc.start()
+    try:
+        with pytest.raises(MalformedError, match="too many"):
+            decode_request(parse_header(raw), raw)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_null_where_none_may_be_is_refused_both_ways() -> None:

@@ -6,7 +6,7 @@ import gzip
 import random
 import tracemalloc
 
-import aiokafka.codec as theirs
+import aiokafka.codec as theirs  # type: ignore[import-untyped]
 import cramjam
 import pytest
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from kio.schema.errors import ErrorCode  # type: ignore[import-untyped]
+from kio.schema.errors import ErrorCode
 
 import logeion.errors
 from logeion.wire import errors

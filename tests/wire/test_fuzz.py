@@ -5,11 +5,12 @@ from collections import Counter
 from pathlib import Path
 
 from . import fuzz
+from .samples import SLOTS
 
 
 def test_seed_frames_are_valid() -> None:
     assert {fuzz.feed(kind, raw) for kind, raw in fuzz.seeds()} <= {"decoded"}
-    assert len(fuzz.seeds()) == 5 + len(fuzz.SLOTS)
+    assert len(fuzz.seeds()) == 5 + len(SLOTS)
 
 
 def test_damaged_frames_raise_wire_errors_only() -> None:

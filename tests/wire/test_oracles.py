@@ -15,14 +15,14 @@ from functools import cache
 from random import Random
 from typing import Any
 
-import kafka.protocol
+import kafka.protocol  # type: ignore[import-untyped]
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kafka.protocol.api_message import ApiMessage
-from kio.index import load_payload_module  # type: ignore[import-untyped]
+from kafka.protocol.api_message import ApiMessage  # type: ignore[import-untyped]
+from kio.index import load_payload_module
 from kio.serial import entity_reader, entity_writer
-from kio.static.constants import EntityType  # type: ignore[import-untyped]
+from kio.static.constants import EntityType
 
 from logeion.wire.apis import APIS, ZERO_UUID, ApiVersionsResponse, Struct
 from logeion.wire.codec import RequestHeader, decode_request, decode_response, parse_header
@@ -58,7 +58,7 @@ def kafka_python_classes() -> dict[tuple[int, str], Any]:
     for module in pkgutil.walk_packages(kafka.protocol.__path__, "kafka.protocol."):
         if ".old" not in module.name and "generate" not in module.name and "schemas" not in module.name:
             importlib.import_module(module.name)
-    found = {}
+    found: dict[tuple[int, str], Any] = {}
     todo: list[Any] = list(ApiMessage.__subclasses__())
     while todo:
         cls = todo.pop()
@@ -135,7 +135,7 @@ def check_kio(slot: tuple[int, int, str], message: Struct) -> None:
     key, version, kind = slot
     raw = frame(slot, message)
     assert ours_back(slot, raw) == message
-    module = load_payload_module(key, version, EntityType[kind])
+    module = load_payload_module(key, version, EntityType[kind])  # type: ignore[arg-type]  # one of the two
     theirs = getattr(module, message_class(slot).__name__)
     body = body_of(slot, raw)
     decoded, size = entity_reader(theirs)(body, 0)
