@@ -1,0 +1,396 @@
+"""Lanes: how actors talk to each other. A socket each, framed, with requests, answers and a bounded flight.
+
+    frame = u32 header length | u32 payload length | header | payload
+    header = u64 request number (top bit: this is an answer; 0: neither asked nor answered) | msgpack message
+
+A lane that closes fails its requests at once: that is the fastest failure detector there is. The first frame of each
+side is ``Hello``. Unix peers must have our user id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from logeion.wire.buffers import Buffer
+
+from .messages import AnyMessage, Hello, Message, Refused, decode, encode
+from .stream import Frame, FrameError, FrameStream
+
+log = logging.getLogger(__name__)
+
+_PREFIX = struct.Struct(">IIQ")
+_LENGTHS = struct.Struct(">II")
+_ANSWER = 1 << 63
+
+HEADER_MAX = 16 * 1024 * 1024
+PAYLOAD_MAX = 128 * 1024 * 1024
+REQUESTS_MAX = 1024
+BYTES_MAX = 32 * 1024 * 1024
+QUEUED_MAX = 100_000
+HELLO_S = 5.0
+
+
+class LaneError(Exception):
+    """Why a request over a lane has no answer."""
+
+
+class LaneClosed(LaneError):
+    """The lane closed before the answer came; whether the request was carried out is unknown."""
+
+
+class LaneTimeout(LaneError):
+    """No answer in time; whether the request was carried out is unknown."""
+
+
+class LaneBusy(LaneError):
+    """More requests wait to be sent than a lane may hold back; this one was not sent."""
+
+
+class RefusedError(LaneError):
+    """The peer said no. ``code`` is Kafka's, ``reason`` a sentence, ``leader_epoch`` the peer's if it has one."""
+
+    def __init__(self, code: int, reason: str, leader_epoch: int = -1) -> None:
+        super().__init__(f"{reason} (code {code})")
+        self.code = code
+        self.reason = reason
+        self.leader_epoch = leader_epoch
+
+
+OnReply = Callable[[AnyMessage | LaneError], None]
+OnMessage = Callable[["Lane", int, AnyMessage, Frame], None]
+"""(lane, request number or 0, message, frame): ``frame.view`` is the payload; retain the frame to keep it."""
+
+
+def _measure(data: memoryview) -> int:
+    header, payload = _LENGTHS.unpack_from(data)
+    if not 8 <= header <= HEADER_MAX or payload > PAYLOAD_MAX:
+        raise FrameError(f"a lane's frame cannot have a header of {header} and a payload of {payload} bytes")
+    return int(8 + header + payload)
+
+
+class _Call:
+    __slots__ = ("number", "on_reply", "sent", "size")
+
+    def __init__(self, number: int, on_reply: OnReply, size: int) -> None:
+        self.number, self.on_reply, self.size, self.sent = number, on_reply, size, False
+
+
+class Lane:
+    """One end. Requests beyond REQUESTS_MAX or BYTES_MAX in flight wait here, in order, at most QUEUED_MAX of them."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        mine: Hello,
+        on_message: OnMessage,
+        on_open: Callable[[Lane], None],
+        on_closed: Callable[[Lane, str], None],
+    ) -> None:
+        self.loop = loop
+        self.peer: Hello | None = None
+        self._on_message = on_message
+        self._on_open = on_open
+        self._on_closed = on_closed
+        self._calls: dict[int, _Call] = {}
+        self._queue: deque[tuple[_Call, list[Buffer], Callable[[], None] | None]] = deque()
+        self._flight = self._requests = 0
+        self._number = 0
+        self._deadlines: list[tuple[float, int]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._stream = FrameStream(
+            loop, sock, header_size=8, measure=_measure, on_frame=self._on_frame, on_closed=self._closed
+        )
+        self._hello_timer = loop.call_later(HELLO_S, self._no_hello)
+        self.tell(mine)
+
+    @property
+    def closed(self) -> bool:
+        return self._stream.closed
+
+    # Asking -----------------------------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        message: Message,
+        payload: Sequence[Buffer] = (),
+        *,
+        on_reply: OnReply,
+        timeout_s: float,
+        on_sent: Callable[[], None] | None = None,
+    ) -> None:
+        """Ask; ``on_reply`` is called exactly once, with the answer or a ``LaneError``, never before this returns.
+
+        ``on_sent`` is called when the payload's buffers are not needed any more.
+        """
+        if self.closed or len(self._queue) >= QUEUED_MAX:
+            error = LaneClosed("the lane is closed") if self.closed else LaneBusy(f"{QUEUED_MAX} requests wait")
+            if on_sent is not None:
+                on_sent()
+            self.loop.call_soon(on_reply, error)
+            return
+        self._number += 1
+        buffers, size = _pack(self._number, message, payload)
+        call = _Call(self._number, on_reply, size)
+        self._calls[call.number] = call
+        self._expect(call.number, self.loop.time() + timeout_s)
+        if self._queue or not self._fits(call):
+            self._queue.append((call, buffers, on_sent))
+        else:
+            self._send(call, buffers, on_sent)
+
+    async def request(self, message: Message, payload: Sequence[Buffer] = (), *, timeout_s: float) -> AnyMessage:
+        """Ask and wait. Raises ``RefusedError``, ``LaneClosed``, ``LaneTimeout``, ``LaneBusy``."""
+        future: asyncio.Future[AnyMessage] = self.loop.create_future()
+
+        def on_reply(reply: AnyMessage | LaneError) -> None:
+            if future.done():
+                return
+            if isinstance(reply, LaneError):
+                future.set_exception(reply)
+            else:
+                future.set_result(reply)
+
+        self.call(message, payload, on_reply=on_reply, timeout_s=timeout_s)
+        return await future
+
+    def tell(
+        self, message: Message, payload: Sequence[Buffer] = (), on_sent: Callable[[], None] | None = None
+    ) -> None:
+        """Say something that has no answer; lost if the lane closes."""
+        self._stream.write(_pack(0, message, payload)[0], on_sent)
+
+    def reply(
+        self,
+        request: int,
+        message: Message,
+        payload: Sequence[Buffer] = (),
+        on_sent: Callable[[], None] | None = None,
+    ) -> None:
+        """Answer this request, once. Does nothing for request 0 (nobody asked) or on a closed lane."""
+        if request:
+            self._stream.write(_pack(request | _ANSWER, message, payload)[0], on_sent)
+        elif on_sent is not None:
+            on_sent()
+
+    def close(self, reason: str = "closed here") -> None:
+        """End the lane now; its requests fail with ``LaneClosed``."""
+        self._stream.close(reason)
+
+    def _fits(self, call: _Call) -> bool:
+        return self._requests < REQUESTS_MAX and (self._flight == 0 or self._flight + call.size <= BYTES_MAX)
+
+    def _send(self, call: _Call, buffers: list[Buffer], on_sent: Callable[[], None] | None) -> None:
+        call.sent = True
+        self._flight += call.size
+        self._requests += 1
+        self._stream.write(buffers, on_sent)
+
+    def _pop(self, number: int) -> _Call | None:
+        call = self._calls.pop(number, None)
+        if call is None:
+            return None
+        if call.sent:
+            self._flight -= call.size
+            self._requests -= 1
+        while self._queue:
+            waiting, buffers, on_sent = self._queue[0]
+            if waiting.number not in self._calls:
+                self._queue.popleft()
+                if on_sent is not None:
+                    on_sent()
+            elif self._fits(waiting):
+                self._queue.popleft()
+                self._send(waiting, buffers, on_sent)
+            else:
+                break
+        return call
+
+    def _expect(self, number: int, deadline: float) -> None:
+        deadlines = self._deadlines
+        if len(deadlines) > 1024 and len(deadlines) > 4 * len(self._calls):
+            # Answered requests leave their deadline behind; do not let a day's worth gather.
+            self._deadlines = deadlines = [d for d in deadlines if d[1] in self._calls]
+            heapq.heapify(deadlines)
+        heapq.heappush(deadlines, (deadline, number))
+        if self._timer is None or deadlines[0][1] == number:
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._deadlines and self._deadlines[0][1] not in self._calls:
+            heapq.heappop(self._deadlines)
+        if self._deadlines:
+            self._timer = self.loop.call_at(self._deadlines[0][0], self._overdue)
+
+    def _overdue(self) -> None:
+        self._timer = None
+        now = self.loop.time()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, number = heapq.heappop(self._deadlines)
+            call = self._pop(number)
+            if call is not None:
+                call.on_reply(LaneTimeout("no answer in time"))
+        self._arm()
+
+    # Hearing ----------------------------------------------------------------------------------------------------------
+
+    def _on_frame(self, frame: Frame) -> None:
+        header, _, number = _PREFIX.unpack_from(frame.view)
+        try:
+            message = decode(frame.view[16 : 8 + header])
+        except msgspec.DecodeError as error:
+            self.close(f"the peer sent a message that is none of ours: {error}")
+            return
+        frame.view = frame.view[8 + header :]
+        if self.peer is None:
+            self._greeted(message)
+        elif number & _ANSWER:
+            call = self._pop(number & ~_ANSWER)
+            if call is not None:
+                if isinstance(message, Refused):
+                    call.on_reply(RefusedError(message.code, message.reason, message.leader_epoch))
+                else:
+                    call.on_reply(message)
+        else:
+            self._on_message(self, number, message, frame)
+
+    def _greeted(self, message: AnyMessage) -> None:
+        self._hello_timer.cancel()
+        if not isinstance(message, Hello):
+            self.close(f"a lane begins with Hello, not with {type(message).__name__}")
+            return
+        self.peer = message
+        self._on_open(self)
+
+    def _no_hello(self) -> None:
+        self.close(f"no Hello within {HELLO_S:.0f} s")
+
+    def _closed(self, reason: str) -> None:
+        self._hello_timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        calls, self._calls = self._calls, {}
+        queue, self._queue = self._queue, deque()
+        self._deadlines.clear()
+        for _, _, on_sent in queue:
+            if on_sent is not None:
+                on_sent()
+        for call in calls.values():
+            call.on_reply(LaneClosed(reason))
+        self._on_closed(self, reason)
+
+
+def _pack(number: int, message: Message, payload: Sequence[Buffer]) -> tuple[list[Buffer], int]:
+    body = encode(message)
+    size = sum(len(part) for part in payload)
+    head = _PREFIX.pack(8 + len(body), size, number) + body
+    return [head, *payload], len(head) + size
+
+
+# Meeting ----------------------------------------------------------------------------------------------------------
+
+
+def socket_path(run_dir: Path, name: str) -> Path:
+    """Where the actor of this name listens; ``name`` is made of ids, never of a user's words."""
+    return run_dir / f"{name}.sock"
+
+
+def _short(path: Path) -> tuple[str, int]:
+    """A name for the path that fits a socket address (108 bytes), and the descriptor that must outlive its use."""
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return f"/proc/self/fd/{directory}/{path.name}", directory
+
+
+def _same_user(sock: socket.socket) -> bool:
+    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return bool(uid == os.getuid())
+
+
+class LaneListener:
+    """Accepts lanes at a unix path. A stale socket there is replaced: whoever may bind is decided elsewhere (locks)."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        path: Path,
+        mine: Hello,
+        *,
+        on_message: OnMessage,
+        on_open: Callable[[Lane], None],
+        on_closed: Callable[[Lane, str], None],
+    ) -> None:
+        self.loop = loop
+        self.path = path
+        self.lanes: set[Lane] = set()
+        self._mine, self._on_message, self._on_open, self._on_closed = mine, on_message, on_open, on_closed
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._sock.setblocking(False)
+        path.unlink(missing_ok=True)
+        name, directory = _short(path)
+        try:
+            self._sock.bind(name)
+        finally:
+            os.close(directory)
+        self._sock.listen(1024)
+        loop.add_reader(self._sock.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        if not _same_user(sock):
+            log.warning("lane refused path=%s: the peer is another user", self.path)
+            sock.close()
+            return
+        self.lanes.add(Lane(self.loop, sock, self._mine, self._on_message, self._on_open, self._ended))
+
+    def _ended(self, lane: Lane, reason: str) -> None:
+        self.lanes.discard(lane)
+        self._on_closed(lane, reason)
+
+    def close(self) -> None:
+        """Stop listening and end every lane."""
+        self.loop.remove_reader(self._sock.fileno())
+        self._sock.close()
+        self.path.unlink(missing_ok=True)
+        for lane in list(self.lanes):
+            lane.close()
+
+
+def dial(
+    loop: asyncio.AbstractEventLoop,
+    path: Path,
+    mine: Hello,
+    *,
+    on_message: OnMessage,
+    on_open: Callable[[Lane], None],
+    on_closed: Callable[[Lane, str], None],
+) -> Lane:
+    """A lane to the listener at ``path``. Raises ``OSError`` when nobody listens there now."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        name, directory = _short(path)
+        try:
+            sock.connect(name)
+        finally:
+            os.close(directory)
+        if not _same_user(sock):
+            raise PermissionError(f"{path} is served by another user")
+    except OSError:
+        sock.close()
+        raise
+    return Lane(loop, sock, mine, on_message, on_open, on_closed)
