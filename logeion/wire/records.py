@@ -147,25 +147,31 @@ def _encode(records: Sequence[Record], base_offset: int, base_timestamp: int) ->
         part.append(0)
         _put(part, record.timestamp - base_timestamp)
         _put(part, record.offset - base_offset)
-        for value in (record.key, record.value):
-            if value is None:
-                part.append(1)
-            else:
-                _put(part, len(value))
-                part += value
-        _put(part, len(record.headers))
-        for name, content in record.headers:
-            key = name.encode()
-            _put(part, len(key))
-            part += key
-            if content is None:
-                part.append(1)
-            else:
-                _put(part, len(content))
-                part += content
+        _put_sized(part, record.key)
+        _put_sized(part, record.value)
+        headers = record.headers
+        if headers:
+            _put(part, len(headers))
+            for name, content in headers:
+                _put_sized(part, name.encode())
+                _put_sized(part, content)
+        else:
+            part.append(0)
         _put(body, len(part))
         body += part
     return body
+
+
+def _put_sized(out: bytearray, value: bytes | None) -> None:
+    if value is None:
+        out.append(1)
+        return
+    size = len(value)
+    if size < 64:
+        out.append(size << 1)
+    else:
+        _put(out, size)
+    out += value
 
 
 def _put(out: bytearray, value: int) -> None:
@@ -193,11 +199,17 @@ def _get(data: bytes, at: int) -> tuple[int, int]:
     return (value >> 1) ^ -(value & 1), at
 
 
+# The zigzag integers of one byte. ``_parse`` reads these in line: nearly all of a record's integers are that small,
+# and a call for each would double its cost.
+_SMALL = tuple((byte >> 1) ^ -(byte & 1) for byte in range(128))
+
+
 def _parse(body: memoryview, header: BatchHeader) -> list[Record]:
     data = bytes(body)
     end = len(data)
     at = 0
     records = []
+    small = _SMALL
     base_offset, base_timestamp = header.base_offset, header.base_timestamp
     append_time = header.max_timestamp if header.log_append_time else None
     for _ in range(header.count):
@@ -207,19 +219,26 @@ def _parse(body: memoryview, header: BatchHeader) -> list[Record]:
             raise CorruptMessageError(f"record of {size} bytes, {end - at} left")
         timestamp, at = _get(data, at + 1)
         offset, at = _get(data, at)
-        key, at = _sized(data, at, stop)
-        value, at = _sized(data, at, stop)
-        count, at = _get(data, at)
+        if (byte := data[at]) < 128:
+            size, at = small[byte], at + 1
+        else:
+            size, at = _get(data, at)
+        key = None
+        if size >= 0:
+            key, at = data[at : at + size], at + size
+        if (byte := data[at]) < 128:
+            size, at = small[byte], at + 1
+        else:
+            size, at = _get(data, at)
+        value = None
+        if size >= 0:
+            value, at = data[at : at + size], at + size
         headers: list[tuple[str, bytes | None]] = []
-        if count:
-            if not 0 < 2 * count <= stop - at:
-                raise CorruptMessageError(f"{count} headers announced, {stop - at} bytes left in the record")
-            for _ in range(count):
-                name, at = _sized(data, at, stop)
-                content, at = _sized(data, at, stop)
-                if name is None:
-                    raise CorruptMessageError("a header without a key")
-                headers.append((name.decode(), content))
+        if data[at]:
+            at = _headers(data, at, stop, headers)
+        else:
+            at += 1
+        # Slices may have been shorter than announced; then the record's end was passed, and it shows here.
         if at != stop:
             raise CorruptMessageError(f"record ends at byte {at} instead of {stop}")
         when = base_timestamp + timestamp if append_time is None else append_time
@@ -227,6 +246,19 @@ def _parse(body: memoryview, header: BatchHeader) -> list[Record]:
     if at != end:
         raise CorruptMessageError(f"{end - at} bytes left over after {header.count} records")
     return records
+
+
+def _headers(data: bytes, at: int, stop: int, headers: list[tuple[str, bytes | None]]) -> int:
+    count, at = _get(data, at)
+    if not 0 <= 2 * count <= stop - at:
+        raise CorruptMessageError(f"{count} headers announced, {stop - at} bytes left in the record")
+    for _ in range(count):
+        name, at = _sized(data, at, stop)
+        content, at = _sized(data, at, stop)
+        if name is None:
+            raise CorruptMessageError("a header without a key")
+        headers.append((name.decode(), content))
+    return at
 
 
 def _sized(data: bytes, at: int, stop: int) -> tuple[bytes | None, int]:
