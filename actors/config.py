@@ -49,7 +49,7 @@ class ListenersSection(Section, frozen=True, kw_only=True):
     """The Kafka port. ``port`` 0 takes any free one; ``advertise`` is HOST[:PORT], empty for the address that each
     client connected to."""
 
-    bind: list[str] = ["127.0.0.1", "::1"]
+    bind: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.1", "::1"])
     port: Port = 9092
     advertise: str = ""
 
@@ -121,7 +121,7 @@ class GroupsSection(Section, frozen=True, kw_only=True):
 class HttpSection(Section, frozen=True, kw_only=True):
     """The admin HTTP: addresses, and a port (0: any free one)."""
 
-    bind: list[str] = ["127.0.0.1"]
+    bind: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.1"])
     port: Port = 9644
 
 
