@@ -116,11 +116,21 @@ class ActorExited(Message, frozen=True, kw_only=True):
 
 
 class StateChanged(Message, frozen=True, kw_only=True):
-    """An actor to Node: what it does now (``starting running stopping failed``), with the cause of a failure."""
+    """An actor to Node: what it does now (``starting running stopping failed``), with the cause of a failure.
+
+    A ``code`` (Kafka's) beside ``failed`` says that starting again is of no use until a person has acted.
+    """
 
     state: str
     cause: str = ""
     epoch: int | None = None
+    code: int = 0
+
+
+class ListenersBound(Message, frozen=True, kw_only=True):
+    """A Gateway to Node: clients can connect to these addresses, ``host:port`` each (IPv6 hosts in brackets)."""
+
+    addresses: list[str]
 
 
 class PartitionRunning(Message, frozen=True, kw_only=True):
@@ -689,6 +699,7 @@ AnyMessage = (
     | ActorStarted
     | ActorExited
     | StateChanged
+    | ListenersBound
     | PartitionRunning
     | PartitionStopped
     | Configure
