@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from logeion.log.config import TOPIC_CONFIGS, validate
 from logeion.wire.apis import (
     AlterableConfig,
     AlterConfigsRequest,
@@ -28,19 +27,17 @@ from logeion.wire.apis import (
     IncrementalAlterConfigsResponse,
 )
 from logeion.wire.errors import (
-    ConfigError,
     InvalidConfigError,
     InvalidRequestError,
-    InvalidTopicError,
     KafkaError,
     UnknownTopicOrPartitionError,
 )
 
 from .. import messages as m
+from ..controller.topics import check_name
 from .asking import Deadline, ask_controller, until_applied
 from .broker_configs import broker_rows
 from .config_rows import Row, topic_rows
-from .topics_metadata import valid_name
 
 if TYPE_CHECKING:
     from logeion.wire.codec import RequestHeader
@@ -51,10 +48,11 @@ if TYPE_CHECKING:
 
 # Kafka's numbers for kinds of resources, and the two that are served.
 TOPIC, BROKER = 2, 4
-KINDS = {2: "topic", 4: "broker", 8: "broker logger", 16: "client metrics", 32: "group"}
+KINDS = {TOPIC: "topic", BROKER: "broker", 8: "broker logger", 16: "client metrics", 32: "group"}
 
 # Kafka's numbers for the operations of IncrementalAlterConfigs, as the controller knows them.
-OPERATIONS = {0: "set", 1: "delete", 2: "append", 3: "subtract"}
+SET, DELETE = 0, 1
+OPERATIONS = {SET: "set", DELETE: "delete", 2: "append", 3: "subtract"}
 
 # Requests for configuration carry no timeout; their clients wait 30 s or more.
 TIMEOUT_S = 15.0
@@ -78,8 +76,7 @@ def _unserved(kind: int) -> KafkaError:
 
 
 def _topic(gateway: Gateway, name: str) -> Topic:
-    if not valid_name(name):
-        raise InvalidTopicError(f"{name!r} cannot be a topic's name")
+    check_name(name)
     topic = gateway.image.topic(name)
     if topic is None:
         raise UnknownTopicOrPartitionError(f"there is no topic {name!r}")
@@ -131,35 +128,14 @@ async def describe_configs(
     return DescribeConfigsResponse(results=results)
 
 
-def _check_target(gateway: Gateway, kind: int, name: str) -> None:
-    """Raise why this resource's configuration cannot be changed."""
-    if kind == BROKER:
-        raise InvalidConfigError(
-            "a broker's settings come from its file, LOGEION_… environment and flags: change them there and restart it"
-        )
-    if kind != TOPIC:
-        raise _unserved(kind)
-    if _topic(gateway, name).internal:
-        raise InvalidTopicError(f"{name} is internal: its configuration is the cluster's own")
-
-
 def _change(key: str, operation: int, value: str | None) -> m.ConfigChange:
-    """One change for the controller; raises what is wrong with it."""
+    """One change for the controller, which checks key and value."""
     if operation not in OPERATIONS:
         raise InvalidRequestError(f"{operation} is no operation on a configuration")
-    try:
-        known = TOPIC_CONFIGS.get(key)
-        if known is None:
-            validate(key, "")
-        if operation == 1:
-            return m.ConfigChange(key=key, operation="delete")
-        if value is None:
-            raise InvalidRequestError(f"{key}: no value to {OPERATIONS[operation]}")
-        if operation in (2, 3) and known is not None and known.type != "list":
-            raise InvalidConfigError(f"{key} is no list, so nothing can be appended to or subtracted from it")
-        validate(key, value)
-    except ConfigError as error:
-        raise InvalidConfigError(str(error)) from error
+    if operation == DELETE:
+        return m.ConfigChange(key=key, operation="delete")
+    if value is None:
+        raise InvalidConfigError(f"{key}: no value to {OPERATIONS[operation]}")
     return m.ConfigChange(key=key, operation=OPERATIONS[operation], value=value)
 
 
@@ -179,12 +155,14 @@ async def _alter(
     try:
         if twice:
             raise InvalidRequestError("this resource is listed more than once in this request")
-        _check_target(gateway, kind, name)
-        wanted = [_change(*change) for change in changes]
-        if len({change.key for change in wanted}) < len(wanted):
-            raise InvalidConfigError("a key is listed more than once for this resource")
+        if kind not in (TOPIC, BROKER):
+            raise _unserved(kind)
         message = m.AlterConfigs(
-            resource="topic", name=name, changes=wanted, validate_only=validate_only, replace=replace
+            resource=KINDS[kind],
+            name=name,
+            changes=[_change(*change) for change in changes],
+            validate_only=validate_only,
+            replace=replace,
         )
         reply = await ask_controller(gateway, message, m.ConfigsAltered, deadline)
         await until_applied(gateway, reply.committed, deadline)
@@ -206,7 +184,7 @@ async def alter_configs(
     twice = _twice([(one.resource_type, one.resource_name) for one in request.resources])
 
     def change(config: AlterableConfig) -> tuple[str, int, str | None]:
-        return (config.name, 1 if config.value is None else 0, config.value)
+        return (config.name, DELETE if config.value is None else SET, config.value)
 
     responses = [
         await _alter(

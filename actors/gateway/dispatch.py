@@ -11,6 +11,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .cluster import describe_cluster, describe_log_dirs
+from .configs import alter_configs, describe_configs, incremental_alter_configs
+from .producer_ids import init_producer_id
+from .records_admin import delete_records, offset_for_leader_epoch
+from .topics_admin import create_partitions, create_topics, delete_topics
+from .topics_metadata import describe_topic_partitions, metadata
+from .versions import api_versions
+
 if TYPE_CHECKING:
     from logeion.wire.codec import RequestHeader
 
@@ -28,4 +36,19 @@ class Direct(NamedTuple):
     call: Callable[[Gateway, Exchange, Any], None]
 
 
-HANDLERS: dict[int, AsyncHandler | Direct] = {}
+HANDLERS: dict[int, AsyncHandler | Direct] = {
+    3: metadata,
+    18: api_versions,
+    19: create_topics,
+    20: delete_topics,
+    21: delete_records,
+    22: init_producer_id,
+    23: offset_for_leader_epoch,
+    32: describe_configs,
+    33: alter_configs,
+    35: describe_log_dirs,
+    37: create_partitions,
+    44: incremental_alter_configs,
+    60: describe_cluster,
+    75: describe_topic_partitions,
+}

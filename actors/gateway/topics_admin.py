@@ -23,13 +23,7 @@ from logeion.wire.apis import (
     DeleteTopicsRequest,
     DeleteTopicsResponse,
 )
-from logeion.wire.errors import (
-    InvalidRequestError,
-    InvalidTopicError,
-    KafkaError,
-    UnknownTopicIdError,
-    UnknownTopicOrPartitionError,
-)
+from logeion.wire.errors import InvalidRequestError, KafkaError
 
 from .. import messages as m
 from .asking import Deadline, ask_controller, until_applied, until_running
@@ -116,64 +110,46 @@ def _refused_creation(name: str, error: KafkaError) -> CreatableTopicResult:
     return CreatableTopicResult(name=name, error_code=error.code, error_message=str(error), configs=None)
 
 
-def _deletable(gateway: Gateway, name: str | None, topic_id: str) -> str:
-    """The id of the topic to delete, by name or (version 6) by id; raises what keeps it from being deleted."""
-    if name is not None and topic_id != ZERO_UUID:
-        raise InvalidRequestError("name a topic by its name or by its id, not by both")
-    if name is None and topic_id == ZERO_UUID:
-        raise InvalidRequestError("neither a topic's name nor its id is given")
-    image = gateway.image
-    if name is not None:
-        topic = image.topic(name)
-        if topic is None:
-            raise UnknownTopicOrPartitionError(f"there is no topic {name!r}")
-    else:
-        topic = image.topic_by_id(topic_id)
-        if topic is None:
-            raise UnknownTopicIdError(f"there is no topic with id {topic_id}")
-    if topic.internal:
-        raise InvalidTopicError(f"{topic.name} is internal: its records are the cluster's own, it cannot be deleted")
-    return topic.topic_id
-
-
 async def delete_topics(
     gateway: Gateway, connection: Connection, header: RequestHeader, request: DeleteTopicsRequest
 ) -> DeleteTopicsResponse:
-    """Handler of DeleteTopics: by name, from version 6 also by id; a topic that is listed twice is refused."""
+    """Handler of DeleteTopics: by name, from version 6 also by id; what is listed twice is refused (as Kafka does)."""
     deadline = Deadline.of_request(request.timeout_ms)
     asked: list[tuple[str | None, str]] = [(name, ZERO_UUID) for name in request.topic_names]
     asked += [(state.name, state.topic_id) for state in request.topics]
-    responses: list[DeletableTopicResult] = []
-    going: dict[str, list[DeletableTopicResult]] = {}
-    for name, topic_id in asked:
-        response = DeletableTopicResult(name=name, topic_id=topic_id)
-        responses.append(response)
-        try:
-            going.setdefault(_deletable(gateway, name, topic_id), []).append(response)
-        except KafkaError as error:
-            _fail(response, error)
-    for twice in [topic_id for topic_id, same in going.items() if len(same) > 1]:
-        for response in going.pop(twice):
+    count = Counter(asked)
+    responses = {
+        (name, topic_id): DeletableTopicResult(name=name or None, topic_id=topic_id) for name, topic_id in asked
+    }
+    by_name: list[DeletableTopicResult] = []
+    by_id: list[DeletableTopicResult] = []
+    for (name, topic_id), response in responses.items():
+        if count[name, topic_id] > 1:
             _fail(response, InvalidRequestError("this topic is listed more than once in this request"))
+        elif bool(name) == (topic_id != ZERO_UUID):
+            _fail(response, InvalidRequestError("name a topic either by its name or by its id"))
+        else:
+            (by_name if name else by_id).append(response)
+    going = by_name + by_id
     if going:
-        names = {topic_id: topic.name for topic_id in going if (topic := gateway.image.topic_by_id(topic_id))}
+        message = m.DeleteTopics(
+            names=[one.name for one in by_name if one.name], topic_ids=[one.topic_id for one in by_id]
+        )
         try:
-            message = m.DeleteTopics(topic_ids=list(going))
             reply = await ask_controller(gateway, message, m.TopicsChanged, deadline)
             await until_applied(gateway, reply.committed, deadline)
         except KafkaError as error:
-            for [response] in going.values():
+            for response in going:
                 _fail(response, error)
         else:
-            for (topic_id, [response]), result in zip(going.items(), reply.results, strict=True):
-                if result.code:
-                    response.error_code, response.error_message = result.code, result.reason or None
-                else:
-                    response.name, response.topic_id = names.get(topic_id, response.name), topic_id
+            for response, result in zip(going, reply.results, strict=True):
+                response.error_code, response.error_message = result.code, result.reason or None
+                response.name = result.name or response.name
+                response.topic_id = result.topic_id or response.topic_id
     if header.api_version < 6:
-        for response in responses:
+        for response in responses.values():
             response.name = response.name or ""
-    return DeleteTopicsResponse(responses=responses)
+    return DeleteTopicsResponse(responses=list(responses.values()))
 
 
 def _fail(response: DeletableTopicResult | CreatePartitionsTopicResult, error: KafkaError) -> None:
@@ -192,13 +168,8 @@ async def create_partitions(
         if topic.name in results:
             continue
         result = results[topic.name] = CreatePartitionsTopicResult(name=topic.name)
-        known = gateway.image.topic(topic.name)
         if count[topic.name] > 1:
             _fail(result, InvalidRequestError("this topic is listed more than once in this request"))
-        elif known is None:
-            _fail(result, UnknownTopicOrPartitionError(f"there is no topic {topic.name!r}"))
-        elif known.internal:
-            _fail(result, InvalidTopicError(f"{topic.name} is internal: its number of partitions is fixed"))
         else:
             assignments = None if topic.assignments is None else [list(one.broker_ids) for one in topic.assignments]
             growing.append(m.GrowTopic(name=topic.name, count=topic.count, assignments=assignments))
@@ -211,11 +182,9 @@ async def create_partitions(
             for grow in growing:
                 _fail(results[grow.name], error)
         else:
-            for outcome in reply.results:
-                if outcome.code:
-                    failed = results[outcome.name]
-                    failed.error_code, failed.error_message = outcome.code, outcome.reason or None
+            for grow, outcome in zip(growing, reply.results, strict=True):
+                failed = results[grow.name]
+                failed.error_code, failed.error_message = outcome.code, outcome.reason or None
             if not request.validate_only:
-                known_ids = [gateway.image.topic(outcome.name) for outcome in reply.results if not outcome.code]
-                await until_running(gateway, [topic.topic_id for topic in known_ids if topic], deadline)
+                await until_running(gateway, [one.topic_id for one in reply.results if not one.code], deadline)
     return CreatePartitionsResponse(results=list(results.values()))

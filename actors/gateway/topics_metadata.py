@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,6 +30,7 @@ from logeion.wire.errors import (
 )
 
 from .. import messages as m
+from ..controller.topics import INTERNAL_TOPICS, check_name
 from .asking import Deadline, ask_controller, until_applied, until_running
 from .authorized import CLUSTER_OPERATIONS, NOT_ASKED, TOPIC_OPERATIONS
 from .brokers import endpoints
@@ -51,12 +51,18 @@ IDS_SINCE = 12
 # Kafka's limit on the partitions of one DescribeTopicPartitions answer (max.request.partition.size.limit).
 MOST_PARTITIONS = 2000
 
-_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+
+def _code_for(name: str) -> int:
+    """Why there is no topic of this name."""
+    try:
+        check_name(name)
+    except InvalidTopicError as error:
+        return error.code
+    return UnknownTopicOrPartitionError.code
 
 
-def valid_name(name: str) -> bool:
-    """Kafka's rule for topic names."""
-    return _NAME.fullmatch(name) is not None and name not in (".", "..")
+def _creatable(name: str) -> bool:
+    return name not in INTERNAL_TOPICS and _code_for(name) == UnknownTopicOrPartitionError.code
 
 
 class Leadership(NamedTuple):
@@ -117,18 +123,10 @@ def _described(gateway: Gateway, topic: Topic, operations: int) -> MetadataRespo
 def _missing(asked: MetadataRequestTopic, version: int) -> MetadataResponseTopic:
     """The entry of a topic that cannot be described, with the reason's code."""
     by_id = asked.topic_id != ZERO_UUID
-    error: type[KafkaError]
-    if version < IDS_SINCE and (by_id or asked.name is None):
-        error = InvalidRequestError
-    elif by_id:
+    if version >= IDS_SINCE and by_id:
         return MetadataResponseTopic(error_code=UnknownTopicIdError.code, name=None, topic_id=asked.topic_id)
-    elif asked.name is None:
-        error = InvalidRequestError
-    elif not valid_name(asked.name):
-        error = InvalidTopicError
-    else:
-        error = UnknownTopicOrPartitionError
-    return MetadataResponseTopic(error_code=error.code, name=asked.name or "")
+    code = InvalidRequestError.code if by_id or asked.name is None else _code_for(asked.name)
+    return MetadataResponseTopic(error_code=code, name=asked.name or "")
 
 
 async def _create(gateway: Gateway, names: list[str]) -> dict[str, int]:
@@ -172,8 +170,8 @@ async def metadata(
                 for asked in request.topics
                 if asked.name is not None
                 and asked.topic_id == ZERO_UUID
-                and valid_name(asked.name)
                 and gateway.image.topic(asked.name) is None
+                and _creatable(asked.name)
             ]
             if absent:
                 failed = await _create(gateway, list(dict.fromkeys(absent)))
@@ -241,8 +239,7 @@ async def describe_topic_partitions(
                 first = cursor.partition_index
         topic = gateway.image.topic(name)
         if topic is None:
-            error = UnknownTopicOrPartitionError if valid_name(name) else InvalidTopicError
-            response.topics.append(DescribeTopicPartitionsResponseTopic(error_code=error.code, name=name))
+            response.topics.append(DescribeTopicPartitionsResponseTopic(error_code=_code_for(name), name=name))
             continue
         if not room:
             response.next_cursor = Cursor(topic_name=name, partition_index=first)

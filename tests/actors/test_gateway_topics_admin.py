@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import asyncio
+from itertools import count
+from typing import Any
+
+import pytest
+
+from logeion.actors import messages as m
+from logeion.actors.controller.machine import ControllerMachine
+from logeion.actors.controller.topics import Defaults
+from logeion.actors.gateway.topics_admin import create_partitions, create_topics, delete_topics
+from logeion.wire.apis import (
+    CreatableReplicaAssignment,
+    CreatableTopic,
+    CreatableTopicConfig,
+    CreatePartitionsRequest,
+    CreatePartitionsTopic,
+    CreateTopicsRequest,
+    DeleteTopicsRequest,
+    DeleteTopicState,
+)
+from logeion.wire.errors import RequestTimedOutError
+from tests.actors.gateway_world import ORDERS, World
+
+
+def governed() -> World:
+    """A world with the real controller's decisions, on the gateway's own image."""
+    world = World()
+    ids = count(1)
+    machine = ControllerMachine(Defaults(partitions=3), lambda: f"{next(ids):032x}", world.image)
+    world.controller = lambda message: machine.handle(message).reply  # type: ignore[arg-type]
+    return world
+
+
+def create(world: World, version: int, *topics: CreatableTopic, **more: Any) -> tuple[Any, Any]:
+    request = CreateTopicsRequest(topics=list(topics), **more)
+    return asyncio.run(world.ask(create_topics, 19, version, request))
+
+
+@pytest.mark.parametrize("version", range(2, 8))
+def test_a_topic_is_created_in_every_version(version: int) -> None:
+    world = governed()
+    topic = CreatableTopic(
+        name="new",
+        num_partitions=2,
+        replication_factor=1,
+        configs=[CreatableTopicConfig(name="retention.ms", value="5")],
+    )
+    ours, theirs = create(world, version, topic)
+    [result] = ours.topics
+    assert (result.name, result.error_code, result.error_message) == ("new", 0, None)
+    created = world.image.topic("new")
+    assert created and len(created.partitions) == 2
+    assert world.image.configs_of("topic", "new") == {"retention.ms": "5"}
+    if version >= 5:
+        assert (result.num_partitions, result.replication_factor) == (2, 1)
+        configs = {config.name: (config.value, config.config_source) for config in result.configs}
+        assert configs["retention.ms"] == ("5", 1)
+        assert configs["cleanup.policy"] == ("delete", 5)
+    if version >= 7:
+        assert result.topic_id == created.topic_id == theirs.topics[0].topic_id.hex
+
+
+def test_minus_one_means_the_defaults() -> None:
+    ours, _ = create(governed(), 7, CreatableTopic(name="new", num_partitions=-1, replication_factor=-1))
+    assert (ours.topics[0].num_partitions, ours.topics[0].replication_factor) == (3, 1)
+
+
+def test_to_validate_only_creates_nothing() -> None:
+    world = governed()
+    topics = [CreatableTopic(name=name, num_partitions=1, replication_factor=1) for name in ("new", "orders")]
+    ours, _ = create(world, 7, *topics, validate_only=True)
+    assert [(topic.name, topic.error_code) for topic in ours.topics] == [("new", 0), ("orders", 36)]
+    assert world.image.topic("new") is None
+
+
+def test_manual_assignments() -> None:
+    world = governed()
+    assignments = [CreatableReplicaAssignment(partition_index=at, broker_ids=[at + 1]) for at in (0, 1)]
+    topic = CreatableTopic(name="new", num_partitions=-1, replication_factor=-1, assignments=assignments)
+    ours, _ = create(world, 7, topic)
+    assert ours.topics[0].num_partitions == 2
+    created = world.image.topic("new")
+    assert created and [created.partitions[at].replicas for at in (0, 1)] == [[1], [2]]
+
+
+@pytest.mark.parametrize("version", [2, 7])
+def test_each_topic_is_refused_for_its_own_reason(version: int) -> None:
+    twice = CreatableReplicaAssignment(partition_index=0, broker_ids=[1])
+    wrong = {
+        "orders": CreatableTopic(name="orders", num_partitions=1, replication_factor=1),
+        "a b": CreatableTopic(name="a b", num_partitions=1, replication_factor=1),
+        "none": CreatableTopic(name="none", num_partitions=0, replication_factor=1),
+        "copies": CreatableTopic(name="copies", num_partitions=1, replication_factor=9),
+        "contradiction": CreatableTopic(
+            name="contradiction", num_partitions=1, replication_factor=1, assignments=[twice]
+        ),
+        "again": CreatableTopic(name="again", num_partitions=-1, replication_factor=-1, assignments=[twice, twice]),
+        "config": CreatableTopic(
+            name="config",
+            num_partitions=1,
+            replication_factor=1,
+            configs=[CreatableTopicConfig(name="retention.mss", value="1")],
+        ),
+        "__consumer_offsets": CreatableTopic(name="__consumer_offsets", num_partitions=1, replication_factor=1),
+    }
+    ours, _ = create(governed(), version, *wrong.values())
+    assert {topic.name: topic.error_code for topic in ours.topics} == {
+        "orders": 36,
+        "a b": 17,
+        "none": 37,
+        "copies": 38,
+        "contradiction": 42,
+        "again": 42,
+        "config": 40,
+        "__consumer_offsets": 17,
+    }
+    assert all(topic.error_message for topic in ours.topics)
+    assert "retention.ms" in {topic.name: topic.error_message for topic in ours.topics}["config"]
+
+
+def test_a_topic_that_is_listed_twice_is_refused_and_the_others_are_created() -> None:
+    names = ("a", "b", "a")
+    ours, _ = create(governed(), 7, *(CreatableTopic(name=n, num_partitions=1, replication_factor=1) for n in names))
+    assert [(topic.name, topic.error_code) for topic in ours.topics] == [("a", 42), ("b", 0)]
+
+
+def test_a_controller_that_does_not_answer_is_a_timeout() -> None:
+    world = World()
+
+    def silent(message: m.Message) -> m.Message:
+        raise RequestTimedOutError("the controller cannot be reached")
+
+    world.controller = silent
+    ours, _ = create(world, 7, CreatableTopic(name="new", num_partitions=1, replication_factor=1))
+    assert ours.topics[0].error_code == 7
+    ours, _ = asyncio.run(world.ask(delete_topics, 20, 5, DeleteTopicsRequest(topic_names=["orders"])))
+    assert ours.responses[0].error_code == 7
+    request = CreatePartitionsRequest(topics=[CreatePartitionsTopic(name="orders", count=9, assignments=None)])
+    ours, _ = asyncio.run(world.ask(create_partitions, 37, 3, request))
+    assert ours.results[0].error_code == 7
+
+
+@pytest.mark.parametrize("version", range(1, 6))
+def test_topics_are_deleted_by_name(version: int) -> None:
+    world = governed()
+    names = ["orders", "nope", "__consumer_offsets", "twice", "twice"]
+    ours, _ = asyncio.run(world.ask(delete_topics, 20, version, DeleteTopicsRequest(topic_names=names)))
+    assert {one.name: one.error_code for one in ours.responses} == {
+        "orders": 0,
+        "nope": 3,
+        "__consumer_offsets": 17,
+        "twice": 42,
+    }
+    assert world.image.topic("orders") is None
+
+
+def test_topics_are_deleted_by_name_or_id_in_version_6() -> None:
+    world = governed()
+    states = [
+        DeleteTopicState(name="nope"),
+        DeleteTopicState(topic_id=ORDERS),
+        DeleteTopicState(topic_id="e" * 32),
+        DeleteTopicState(name="both", topic_id=ORDERS),
+        DeleteTopicState(),
+    ]
+    ours, theirs = asyncio.run(world.ask(delete_topics, 20, 6, DeleteTopicsRequest(topics=states)))
+    assert [(one.name, one.topic_id, one.error_code) for one in ours.responses] == [
+        ("nope", "0" * 32, 3),
+        ("orders", ORDERS, 0),
+        (None, "e" * 32, 100),
+        ("both", ORDERS, 42),
+        (None, "0" * 32, 42),
+    ]
+    assert theirs.responses[2].name is None
+    assert world.image.topic("orders") is None
+
+
+@pytest.mark.parametrize("version", range(4))
+def test_topics_grow(version: int) -> None:
+    world = governed()
+    request = CreatePartitionsRequest(
+        topics=[
+            CreatePartitionsTopic(name="orders", count=5, assignments=None),
+            CreatePartitionsTopic(name="nope", count=5, assignments=None),
+            CreatePartitionsTopic(name="__consumer_offsets", count=5, assignments=None),
+            CreatePartitionsTopic(name="twice", count=5, assignments=None),
+            CreatePartitionsTopic(name="twice", count=6, assignments=None),
+        ]
+    )
+    ours, _ = asyncio.run(world.ask(create_partitions, 37, version, request))
+    assert {one.name: one.error_code for one in ours.results} == {
+        "orders": 0,
+        "nope": 3,
+        "__consumer_offsets": 17,
+        "twice": 42,
+    }
+    orders = world.image.topic("orders")
+    assert orders and len(orders.partitions) == 5
+
+
+def test_topics_do_not_shrink() -> None:
+    request = CreatePartitionsRequest(topics=[CreatePartitionsTopic(name="orders", count=2, assignments=None)])
+    ours, _ = asyncio.run(governed().ask(create_partitions, 37, 3, request))
+    assert ours.results[0].error_code == 37 and "3 partitions" in ours.results[0].error_message
