@@ -10,6 +10,7 @@ side is ``Hello``. Unix peers must have our user id.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import logging
 import os
@@ -68,7 +69,27 @@ class RefusedError(LaneError):
 
 OnReply = Callable[[AnyMessage | LaneError], None]
 OnMessage = Callable[["Lane", int, AnyMessage, Frame], None]
-"""(lane, request number or 0, message, frame): ``frame.view`` is the payload; retain the frame to keep it."""
+"""(lane, request number or 0, message, frame): ``frame.view`` is the payload; ``frame.keep()`` to keep it."""
+OnLane = Callable[["Lane"], None]
+OnClosed = Callable[["Lane", str], None]
+
+_myself: Hello | None = None
+
+
+def introduce(hello: Hello) -> None:
+    """Who this process is, on every lane from now on (the runtime says it once)."""
+    global _myself
+    _myself = hello
+
+
+def introduction() -> Hello:
+    """What was last said by ``introduce``."""
+    assert _myself is not None, "introduce() comes before the first lane"
+    return _myself
+
+
+def _unexpected(lane: Lane, request: int, message: AnyMessage, frame: Frame) -> None:
+    lane.close(f"nobody here expects {type(message).__name__}")
 
 
 def _measure(data: memoryview) -> int:
@@ -92,16 +113,15 @@ class Lane:
         self,
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
-        mine: Hello,
-        on_message: OnMessage,
-        on_open: Callable[[Lane], None],
-        on_closed: Callable[[Lane, str], None],
+        on_lane: OnLane,
+        on_closed: OnClosed | None = None,
     ) -> None:
+        """``on_lane`` is called once, when the peer has introduced itself: it sets ``on_message`` and ``on_closed``."""
         self.loop = loop
         self.peer: Hello | None = None
-        self._on_message = on_message
-        self._on_open = on_open
-        self._on_closed = on_closed
+        self.on_message: OnMessage = _unexpected
+        self.on_closed: OnClosed | None = on_closed
+        self._on_lane = on_lane
         self._calls: dict[int, _Call] = {}
         self._queue: deque[tuple[_Call, list[Buffer], Callable[[], None] | None]] = deque()
         self._flight = self._requests = 0
@@ -112,7 +132,7 @@ class Lane:
             loop, sock, header_size=8, measure=_measure, on_frame=self._on_frame, on_closed=self._closed
         )
         self._hello_timer = loop.call_later(HELLO_S, self._no_hello)
-        self.tell(mine)
+        self.tell(introduction())
 
     @property
     def closed(self) -> bool:
@@ -265,7 +285,7 @@ class Lane:
                 else:
                     call.on_reply(message)
         else:
-            self._on_message(self, number, message, frame)
+            self.on_message(self, number, message, frame)
 
     def _greeted(self, message: AnyMessage) -> None:
         self._hello_timer.cancel()
@@ -273,7 +293,7 @@ class Lane:
             self.close(f"a lane begins with Hello, not with {type(message).__name__}")
             return
         self.peer = message
-        self._on_open(self)
+        self._on_lane(self)
 
     def _no_hello(self) -> None:
         self.close(f"no Hello within {HELLO_S:.0f} s")
@@ -290,7 +310,8 @@ class Lane:
                 on_sent()
         for call in calls.values():
             call.on_reply(LaneClosed(reason))
-        self._on_closed(self, reason)
+        if self.on_closed is not None:
+            self.on_closed(self, reason)
 
 
 def _pack(number: int, message: Message, payload: Sequence[Buffer]) -> tuple[list[Buffer], int]:
@@ -322,29 +343,24 @@ def _same_user(sock: socket.socket) -> bool:
 class LaneListener:
     """Accepts lanes at a unix path. A stale socket there is replaced: whoever may bind is decided elsewhere (locks)."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        path: Path,
-        mine: Hello,
-        *,
-        on_message: OnMessage,
-        on_open: Callable[[Lane], None],
-        on_closed: Callable[[Lane, str], None],
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, path: Path, on_lane: OnLane) -> None:
         self.loop = loop
         self.path = path
         self.lanes: set[Lane] = set()
-        self._mine, self._on_message, self._on_open, self._on_closed = mine, on_message, on_open, on_closed
+        self._on_lane = on_lane
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock.setblocking(False)
-        path.unlink(missing_ok=True)
-        name, directory = _short(path)
+        # Bound under another name and renamed, so that whoever finds the path can also connect.
+        fresh = path.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        name, directory = _short(fresh)
         try:
             self._sock.bind(name)
         finally:
             os.close(directory)
         self._sock.listen(1024)
+        fresh.rename(path)
+        self._inode = path.stat().st_ino
         loop.add_reader(self._sock.fileno(), self._accept)
 
     def _accept(self) -> None:
@@ -356,31 +372,60 @@ class LaneListener:
             log.warning("lane refused path=%s: the peer is another user", self.path)
             sock.close()
             return
-        self.lanes.add(Lane(self.loop, sock, self._mine, self._on_message, self._on_open, self._ended))
+        self.lanes.add(Lane(self.loop, sock, self._opened, self._ended))
+
+    def _opened(self, lane: Lane) -> None:
+        self._on_lane(lane)
+        theirs = lane.on_closed
+        if theirs is None or theirs == self._ended:
+            return
+
+        def ended(lane: Lane, reason: str) -> None:
+            self.lanes.discard(lane)
+            theirs(lane, reason)
+
+        lane.on_closed = ended
 
     def _ended(self, lane: Lane, reason: str) -> None:
         self.lanes.discard(lane)
-        self._on_closed(lane, reason)
 
     def close(self) -> None:
         """Stop listening and end every lane."""
         self.loop.remove_reader(self._sock.fileno())
         self._sock.close()
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            # A successor may have replaced the path already; its socket stays.
+            if self.path.stat().st_ino == self._inode:
+                self.path.unlink()
         for lane in list(self.lanes):
             lane.close()
 
 
-def dial(
+async def dial(
     loop: asyncio.AbstractEventLoop,
     path: Path,
-    mine: Hello,
     *,
-    on_message: OnMessage,
-    on_open: Callable[[Lane], None],
-    on_closed: Callable[[Lane, str], None],
+    on_message: OnMessage | None = None,
+    on_closed: OnClosed | None = None,
 ) -> Lane:
-    """A lane to the listener at ``path``. Raises ``OSError`` when nobody listens there now."""
+    """A lane to the listener at ``path``, once the peer has introduced itself (``lane.peer``).
+
+    Raises ``OSError`` when nobody listens there now, ``LaneClosed`` when it ends before its Hello. Without
+    ``on_message``, whatever the peer says unasked closes the lane.
+    """
+    opened: asyncio.Future[Lane] = loop.create_future()
+
+    def ready(lane: Lane) -> None:
+        if on_message is not None:
+            lane.on_message = on_message
+        lane.on_closed = on_closed
+        if not opened.done():
+            opened.set_result(lane)
+
+    def failed(lane: Lane, reason: str) -> None:
+        if not opened.done():
+            opened.set_exception(LaneClosed(reason))
+
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         name, directory = _short(path)
@@ -393,4 +438,9 @@ def dial(
     except OSError:
         sock.close()
         raise
-    return Lane(loop, sock, mine, on_message, on_open, on_closed)
+    lane = Lane(loop, sock, ready, failed)
+    try:
+        return await opened
+    except asyncio.CancelledError:
+        lane.close("given up")
+        raise

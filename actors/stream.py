@@ -98,6 +98,11 @@ class Frame:
             _pool.give(self._buffer)
             self._buffer = None
 
+    def keep(self) -> tuple[memoryview, Callable[[], None]]:
+        """``retain``, as the view that lasts and the function that releases it."""
+        self.retain()
+        return self.view, self.release
+
     def handed_over(self) -> None:
         """The callback is over: a frame nobody retained goes back to the pool."""
         if self._owners == 0:
