@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from logeion.wire.errors import StorageError
+
 from . import checkpoints, names, retention
 from .recovery import load_producers, walk_tail
 from .segment import Segment
@@ -38,6 +40,14 @@ def truncate(log: Log, offset: int) -> None:
     while len(log.segments) > 1 and log.active.base >= offset:
         _drop_last(log)
     end = _cut_active(log, offset, seen)
+    # The cut is on the device before anything that builds on it: an epoch file that knows of a new history would not
+    # fit the old one if that came back.
+    try:
+        log.store.sync(log.active.fd, log.active.name + names.LOG)
+        log.store.sync_names()
+    except StorageError as error:
+        log.note_sync_failed(error)
+        raise
     log.end_offset = end
     log.high_watermark = min(log.high_watermark, end)
     log.synced_end = min(log.synced_end, end)
@@ -47,7 +57,6 @@ def truncate(log: Log, offset: int) -> None:
     log.producers = load_producers(log.store, log.segments, log.snapshots, end, 0)
     log.forget_positions()
     log.write_state()
-    log.store.sync_names()
 
 
 def reset(log: Log, offset: int) -> None:

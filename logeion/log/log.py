@@ -134,8 +134,9 @@ class Log:
     ) -> Log:
         """Take the directory's lock, recover, and be ready to append.
 
-        ``topic_id`` (32 hex digits) is written into a new directory and compared with an old one's. ``accept_cut`` is the operator's word that a log whose sync failed may go on from its last synced offset. Raises
-        ``StorageError`` that names the file: locked, damaged, foreign, of another topic, or failed before.
+        ``topic_id`` (32 hex digits) is written into a new directory and compared with an old one's. ``accept_cut`` is
+        the operator's word that a log whose sync failed may go on from its last synced offset. Raises ``StorageError``
+        that names the file: locked, damaged, foreign, of another topic, or failed before.
         """
         store = Store(files or Files(), str(directory))
         log = open_log(cls, store, config, now_ms=now_ms, topic_id=topic_id, create=create, accept_cut=accept_cut)

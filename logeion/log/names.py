@@ -27,7 +27,9 @@ TEMPORARY = ".tmp"
 
 SINGLE = frozenset((EPOCHS, METADATA, RECOVERY_POINT, CLEAN_SHUTDOWN, LOG_START, CLEANER, STATE, FAILED, LOCK))
 
-_SEGMENT = re.compile(r"(\d{20})(\.log|\.index|\.timeindex|\.snapshot)(\.deleted|\.cleaned|\.swap|\.tmp)?", re.ASCII)
+_SEGMENT = re.compile(
+    r"(\d{20})(\.log|\.index|\.timeindex|\.snapshot)(\.deleted|\.cleaned|\.swap|\.tmp|\.swap\.tmp)?", re.ASCII
+)
 
 
 class SegmentName(NamedTuple):

@@ -103,7 +103,8 @@ class Recovery:
             if base > next_offset:
                 store.unlink(names.stem(base) + names.SNAPSHOT)
         log_start = max(segments.peekitem(0)[0], start_checkpoint, state.log_start if state else 0)
-        epochs = self._epochs(segments, next_offset, listing.warnings)
+        suspect_from = trusted if host_crash and not clean else None
+        epochs = self._epochs(segments, next_offset, suspect_from, listing.warnings)
         producers = load_producers(store, segments, snapshots, next_offset, self._now_ms)
         return Recovered(
             segments=segments,
@@ -301,7 +302,9 @@ class Recovery:
 
     # Caches ----------------------------------------------------------------------------------------------------------
 
-    def _epochs(self, segments: SortedDict[int, Segment], next_offset: int, warnings: list[str]) -> EpochCache:
+    def _epochs(
+        self, segments: SortedDict[int, Segment], next_offset: int, suspect_from: int | None, warnings: list[str]
+    ) -> EpochCache:
         data = self._store.read(names.EPOCHS, 1 << 24)
         try:
             cache = EpochCache.decode(data) if data is not None else EpochCache()
@@ -314,7 +317,7 @@ class Recovery:
                 for _position, header in segment.walk(0):
                     if header.leader_epoch > cache.latest:
                         cache.assign(header.leader_epoch, header.base_offset)
-        cache.truncate_end(next_offset)
+        cache.truncate_end(next_offset if suspect_from is None else min(suspect_from, next_offset))
         for epoch, start in self._epochs_seen:
             if epoch > cache.latest and start < next_offset:
                 cache.assign(epoch, start)

@@ -26,7 +26,7 @@ from .walk import Walk
 class Descriptor:
     """One open file, shared by the slices that point into it; closed when neither cache nor slice needs it."""
 
-    __slots__ = ("fd", "identity", "_files", "_users")
+    __slots__ = ("_files", "_users", "fd", "identity")
 
     def __init__(self, files: Files, path: str) -> None:
         self._files = files
@@ -137,8 +137,8 @@ class LogView:
         """The batches from the one that holds ``offset`` on: at most ``max_bytes``, but at least one whole batch.
 
         Nothing past byte ``end_position`` of segment ``end_segment`` (where the high watermark lies) is returned; None
-        when nothing lies between. The slice ends with a whole batch where the index tells (KIP-74 lets it end anywhere).
-        Raises ``OffsetOutOfRangeError`` below ``log_start`` or the first segment, ``StorageError`` that names the file.
+        when nothing lies between. The slice ends with a whole batch (KIP-74 would let it end anywhere). Raises
+        ``OffsetOutOfRangeError`` below ``log_start`` or the first segment, ``StorageError`` that names the file.
         """
         if offset < log_start:
             raise OffsetOutOfRangeError(f"offset {offset} is below the log start {log_start}")
