@@ -174,6 +174,13 @@ class MetadataImage:
         for record in records:
             self.apply(record)
 
+    def restored(self, records: Iterable[MetadataRecord]) -> MetadataImage:
+        """A new image from a snapshot that replaces this one; nothing cached by ``version`` or ``changed`` fits it."""
+        image = MetadataImage(self.defaults)
+        image.version = self.version
+        image.apply_all(records)
+        return image
+
     def topic(self, name: str) -> Topic | None:
         """The topic of this name."""
         topic_id = self._ids.get(name)

@@ -1,0 +1,116 @@
+"""One partition that this node should lead, the process that an actor id names, and how long a failing one waits."""
+
+from __future__ import annotations
+
+import msgspec
+
+from .. import messages as m
+
+BACKOFF_MIN_S = 0.1
+BACKOFF_MAX_S = 5.0
+# Starts in a row that never came to run, after which a partition is offline and tried only now and then.
+FAILED_STARTS_MAX = 8
+OFFLINE_RETRY_S = 30.0
+# Exits of a running actor that are answered at once; they are forgotten at one a second, so that an actor that is
+# killed every second comes back without delay, and one that crashes as soon as it serves does not eat the machine.
+FREE_EXITS = 4
+FORGOTTEN_PER_S = 1.0
+
+
+class Process(msgspec.Struct, kw_only=True):
+    """What holds an actor id on this host, whoever started it.
+
+    ``state``: ``asked`` (StartActor is out), ``starting`` (the process is there), ``running``, ``stopping``.
+    ``epoch`` is None for a process found by a fresh Node that has not said hello yet.
+    """
+
+    actor: str
+    incarnation: int
+    state: str
+    topic_id: str | None = None
+    partition: int | None = None
+    epoch: int | None = None
+    pid: int = 0
+    restarts: int = 0
+    ran: bool = False
+    connected: bool = False
+    # The request to start it went unanswered for too long: if it is not listed, it is not coming.
+    overdue: bool = False
+    # When something must have happened: started, said hello, or died.
+    deadline: float | None = None
+    configs: dict[str, str] | None = None
+
+
+class Local(msgspec.Struct, kw_only=True):
+    """One partition this node should lead, or whose directory it still has to remove (``wanted`` False)."""
+
+    topic: str
+    topic_id: str
+    partition: int
+    wanted: bool = True
+    # A leader epoch that was committed while this Node lives and that no start has used: good for one start.
+    unused_epoch: int = -1
+    removing: bool = False
+    restarts: int = 0
+    failed_starts: int = 0
+    heat: float = 0.0
+    heat_at: float = 0.0
+    retry_at: float | None = None
+    offline: bool = False
+    cause: str = ""
+    code: int = 0
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.topic_id, self.partition
+
+    @property
+    def directory(self) -> str:
+        """The name of its directory, which another topic of this name would use too."""
+        return f"{self.topic}-{self.partition}"
+
+    @property
+    def actor(self) -> str:
+        """Its actor's id, stable over restarts."""
+        return f"partition/{self.directory}"
+
+    def note_exit(self, process: Process, now: float) -> None:
+        """Its process has ended by itself: when may the next one start?"""
+        self.restarts = max(self.restarts, process.restarts) + 1
+        if process.ran:
+            self.failed_starts = 0
+            self.heat = max(0.0, self.heat - (now - self.heat_at) * FORGOTTEN_PER_S) + 1.0
+            self.heat_at = now
+            steps = self.heat - FREE_EXITS
+        else:
+            self.failed_starts += 1
+            steps = self.failed_starts - 1.0
+        if self.failed_starts >= FAILED_STARTS_MAX:
+            self.go_offline(now)
+        elif steps > 0 and not self.offline:
+            self.retry_at = now + min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2 ** (steps - 1))
+
+    def go_offline(self, now: float, code: int = 56) -> None:
+        """Give up for now; ``code`` is Kafka's (56 KAFKA_STORAGE_ERROR: the usual reason to fail at every start)."""
+        self.offline = True
+        self.code = self.code or code
+        self.cause = self.cause or f"{self.failed_starts} starts in a row failed; see the log of {self.actor}"
+        self.retry_at = now + OFFLINE_RETRY_S
+
+    def note_running(self) -> None:
+        """Its process serves."""
+        self.failed_starts = 0
+        self.offline = False
+        self.cause = ""
+        self.code = 0
+        self.retry_at = None
+
+    def stopped(self, epoch: int) -> m.PartitionStopped:
+        """What gateways are told while nobody leads here; with a cause once it is offline."""
+        return m.PartitionStopped(
+            topic_id=self.topic_id,
+            partition=self.partition,
+            epoch=epoch,
+            cause=self.cause if self.offline else "",
+            code=self.code if self.offline else 0,
+        )
