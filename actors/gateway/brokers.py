@@ -19,8 +19,9 @@ class Endpoint(NamedTuple):
 
 def own_endpoint(gateway: Gateway, local: tuple[str, int]) -> Endpoint:
     """This node, by the address ``local`` that the client connected to or the one it must advertise."""
-    mine = gateway.image.brokers.get(gateway.node)
-    return Endpoint(gateway.node, *gateway.advertised(local), mine.rack if mine else gateway.config.node.rack)
+    host, port = gateway.advertised(local)
+    # An IPv4 client of a socket that is bound to :: is better told an IPv4 address.
+    return Endpoint(gateway.node, host.removeprefix("::ffff:"), port, gateway.config.node.rack)
 
 
 def endpoints(gateway: Gateway, local: tuple[str, int]) -> list[Endpoint]:

@@ -21,6 +21,7 @@ from logeion.wire.errors import (
 from ..config import parse_address
 from ..messages import AnyMessage, Message
 from ..metadata import MetadataImage, MetadataRecord, PartitionChanged, Topic, TopicDeleted
+from .answers import Answers
 from .cold import ColdReads
 from .links import Key, Link
 from .parking import Parking
@@ -53,6 +54,9 @@ class Gateway:
         self.cold = ColdReads(loop)
         self.descriptors = Descriptors()
         self.producer_ids = ProducerIds()
+        # Grows with every change of the image or of what runs here.
+        self.changes = 0
+        self.answers = Answers()
         self._controller: Lane | None = None
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
@@ -84,6 +88,7 @@ class Gateway:
 
     def changed(self) -> None:
         """Something that ``wait_until`` may wait for has changed."""
+        self.changes += 1
         for waiter in [one for one in self._waiters if one[0]()]:
             self._waiters.remove(waiter)
             if not waiter[1].done():

@@ -19,6 +19,7 @@ from logeion.wire.apis import (
     MetadataResponsePartition,
     MetadataResponseTopic,
 )
+from logeion.wire.codec import encode_response
 from logeion.wire.errors import (
     InvalidRequestError,
     InvalidTopicError,
@@ -36,6 +37,7 @@ from .authorized import CLUSTER_OPERATIONS, NOT_ASKED, TOPIC_OPERATIONS
 from .brokers import endpoints
 
 if TYPE_CHECKING:
+    from logeion.wire.buffers import Buffer
     from logeion.wire.codec import RequestHeader
 
     from ..metadata import Topic
@@ -154,38 +156,40 @@ async def _create(gateway: Gateway, names: list[str]) -> dict[str, int]:
 
 async def metadata(
     gateway: Gateway, connection: Connection, header: RequestHeader, request: MetadataRequest
-) -> MetadataResponse:
+) -> list[Buffer]:
     """Handler of Metadata: all topics (null, in version 0 an empty list), none, or those named by name or id."""
-    version = header.api_version
+    everything = request.topics is None or (header.api_version == 0 and not request.topics)
+    asked = {} if everything else {(one.topic_id, one.name): one for one in request.topics or ()}
+    failed: dict[str, int] = {}
+    if request.allow_auto_topic_creation and gateway.config.topics.auto_create:
+        absent = [
+            name
+            for topic_id, name in asked
+            if name is not None
+            and topic_id == ZERO_UUID
+            and gateway.image.topic(name) is None
+            and _creatable(name)
+        ]
+        if absent:
+            failed = await _create(gateway, absent)
+    question = (
+        header.api_version,
+        connection.local,
+        everything,
+        tuple(asked),
+        request.include_cluster_authorized_operations,
+        request.include_topic_authorized_operations,
+    )
+    if not failed:
+        known = gateway.answers.find(gateway.changes, question, header.correlation_id)
+        if known is not None:
+            return known
     operations = TOPIC_OPERATIONS if request.include_topic_authorized_operations else NOT_ASKED
-    everything = request.topics is None or (version == 0 and not request.topics)
-    topics: list[MetadataResponseTopic]
-    if request.topics is None or everything:
+    if everything:
         topics = [_described(gateway, topic, operations) for topic in _by_name(gateway.image.topics.values())]
     else:
-        failed: dict[str, int] = {}
-        if request.allow_auto_topic_creation and gateway.config.topics.auto_create:
-            absent = [
-                asked.name
-                for asked in request.topics
-                if asked.name is not None
-                and asked.topic_id == ZERO_UUID
-                and gateway.image.topic(asked.name) is None
-                and _creatable(asked.name)
-            ]
-            if absent:
-                failed = await _create(gateway, list(dict.fromkeys(absent)))
-        topics = []
-        for asked in {(one.topic_id, one.name): one for one in request.topics}.values():
-            topic = _find(gateway, asked, version)
-            if topic is not None:
-                topics.append(_described(gateway, topic, operations))
-                continue
-            entry = _missing(asked, version)
-            if asked.name in failed:
-                entry.error_code = failed[asked.name]
-            topics.append(entry)
-    return MetadataResponse(
+        topics = [_answer(gateway, one, header.api_version, operations, failed) for one in asked.values()]
+    response = MetadataResponse(
         brokers=[
             MetadataResponseBroker(node_id=one.node, host=one.host, port=one.port, rack=one.rack)
             for one in endpoints(gateway, connection.local)
@@ -197,6 +201,21 @@ async def metadata(
             CLUSTER_OPERATIONS if request.include_cluster_authorized_operations else NOT_ASKED
         ),
     )
+    if failed:
+        return encode_response(header, response)
+    return gateway.answers.keep(gateway.changes, question, header, response)
+
+
+def _answer(
+    gateway: Gateway, asked: MetadataRequestTopic, version: int, operations: int, failed: dict[str, int]
+) -> MetadataResponseTopic:
+    topic = _find(gateway, asked, version)
+    if topic is not None:
+        return _described(gateway, topic, operations)
+    entry = _missing(asked, version)
+    if asked.name in failed:
+        entry.error_code = failed[asked.name]
+    return entry
 
 
 def _find(gateway: Gateway, asked: MetadataRequestTopic, version: int) -> Topic | None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from logeion.actors import messages as m
-from logeion.actors.config import Config
+from logeion.actors.config import Config, NodeSection
+from logeion.actors.gateway.answers import Answers
 from logeion.actors.gateway.producer_ids import ProducerIds
 from logeion.actors.lanes import RefusedError
 from logeion.actors.metadata import (
@@ -75,15 +76,21 @@ class World:
 
     def __init__(self, data_dir: Path = Path("/"), config: Config | None = None) -> None:
         self.node = 1
-        self.config = config or Config()
+        self.config = config or Config(node=NodeSection(rack="r1"))
         self.data_dir = data_dir
         self.image = MetadataImage(self.config.topic_defaults())
         self.image.apply_all(RECORDS)
         self.producer_ids = ProducerIds()
+        self.answers = Answers()
         self.given_up: set[tuple[str, int]] = set()
         self.controller: Callable[[m.Message], m.Message] = self.unexpected
         self.partition: Callable[[str, int, m.Message], m.Message] = self.unexpected
         self.applied_waits: list[int] = []
+
+    @property
+    def changes(self) -> tuple[int, int]:
+        """What a Gateway counts."""
+        return self.image.version, len(self.given_up)
 
     def unexpected(self, *message: Any) -> m.Message:
         """Nobody should be asked."""

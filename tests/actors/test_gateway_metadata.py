@@ -8,6 +8,7 @@ import pytest
 
 from logeion.actors import messages as m
 from logeion.actors.config import Config, TopicsSection
+from logeion.actors.gateway.answers import ENTRIES, Answers
 from logeion.actors.gateway.topics_metadata import describe_topic_partitions, metadata
 from logeion.actors.metadata import TopicCreated
 from logeion.wire.apis import (
@@ -15,8 +16,10 @@ from logeion.wire.apis import (
     DescribeTopicPartitionsRequest,
     MetadataRequest,
     MetadataRequestTopic,
+    MetadataResponse,
     TopicRequest,
 )
+from logeion.wire.codec import RequestHeader
 from tests.actors.gateway_world import ORDERS, World, partition
 
 
@@ -144,6 +147,37 @@ def test_why_a_topic_was_not_created_is_told(refusal: int, answer: int) -> None:
     creating(world, [], refusal)
     ours, _ = ask(world, 13, named("new", allow_auto_topic_creation=True))
     assert ours.topics[0].error_code == answer
+
+
+def test_an_answer_is_kept_until_something_changes() -> None:
+    world = World()
+    first, _ = ask(world, 12, named("orders"))
+    assert ask(world, 12, named("orders"))[0] == first
+    world.given_up.add((ORDERS, 0))
+    offline, _ = ask(world, 12, named("orders"))
+    assert offline.topics[0].partitions[0].leader_id == -1
+    world.image.apply(partition(ORDERS, 0, epoch=9))
+    world.given_up.clear()
+    now, _ = ask(world, 12, named("orders"))
+    assert (now.topics[0].partitions[0].leader_id, now.topics[0].partitions[0].leader_epoch) == (1, 9)
+
+
+def test_kept_answers_bear_the_correlation_id_of_their_request() -> None:
+    store = Answers()
+    header = RequestHeader(api_key=3, api_version=9, correlation_id=1, client_id=None, body_at=0)
+    [kept] = store.keep("now", "all?", header, MetadataResponse(cluster_id="c"))
+    [again] = store.find("now", "all?", 77) or [b""]
+    assert isinstance(kept, bytearray) and isinstance(again, bytearray)
+    assert again[4:8] == (77).to_bytes(4, "big") and again[8:] == kept[8:]
+    assert store.find("later", "all?", 77) is None and store.find("now", "none?", 77) is None
+
+
+def test_no_more_answers_are_kept_than_fit() -> None:
+    store = Answers()
+    header = RequestHeader(api_key=3, api_version=9, correlation_id=1, client_id=None, body_at=0)
+    for at in range(ENTRIES + 1):
+        store.keep("now", at, header, MetadataResponse())
+    assert store.find("now", 0, 1) is None and store.find("now", ENTRIES, 1) is not None
 
 
 def pages(world: World, version: int, request: DescribeTopicPartitionsRequest) -> list[Any]:
