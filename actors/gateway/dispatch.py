@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .cluster import describe_cluster, describe_log_dirs
 from .configs import alter_configs, describe_configs, incremental_alter_configs
+from .fetch import fetch
+from .offsets import list_offsets
+from .produce import produce
 from .producer_ids import init_producer_id
 from .records_admin import delete_records, offset_for_leader_epoch
 from .topics_admin import create_partitions, create_topics, delete_topics
@@ -37,6 +40,9 @@ class Direct(NamedTuple):
 
 
 HANDLERS: dict[int, AsyncHandler | Direct] = {
+    0: Direct(produce),
+    1: Direct(fetch),
+    2: list_offsets,
     3: metadata,
     18: api_versions,
     19: create_topics,

@@ -196,6 +196,9 @@ class _Reading:
         if code:
             raise for_code(code)(f"partition {topic.name}-{asked.partition}")
         link = gateway.link(topic, asked.partition)
+        error = check_client_epoch(asked.current_leader_epoch, topic.partitions[asked.partition].leader_epoch)
+        if error is not None:
+            raise error
         if link.offline is not None:
             raise link.offline
         state = link.state
@@ -205,9 +208,6 @@ class _Reading:
             if gateway.now_ms() >= self.call.deadline_ms:
                 raise NotLeaderOrFollowerError("the partition's leader does not serve yet")
             return
-        error = check_client_epoch(asked.current_leader_epoch, max(state.epoch, link.epoch))
-        if error is not None:
-            raise error
         result.high_watermark = result.last_stable_offset = state.high_watermark
         result.log_start_offset = state.log_start
         offset = asked.fetch_offset
@@ -216,15 +216,15 @@ class _Reading:
         elif offset > state.end and link.key in self.call.fresh and link.lane is not None:
             raise OffsetOutOfRangeError(f"offset {offset} is beyond the log's end {state.end}")
         else:
-            if link.lane is not None and link.key not in self.call.fresh and (
-                offset > state.end or self.call.request.max_wait_ms <= 0 or self.call.request.min_bytes <= 0
+            if (
+                link.lane is not None
+                and link.key not in self.call.fresh
+                and (offset > state.end or self.call.request.max_wait_ms <= 0 or self.call.request.min_bytes <= 0)
             ):
                 self.unsure.append(link)
             self.waits.append((link, offset))
 
-    def _slice(
-        self, link: Link, state: Advanced, asked: FetchPartition, result: PartitionData, room: int
-    ) -> None:
+    def _slice(self, link: Link, state: Advanced, asked: FetchPartition, result: PartitionData, room: int) -> None:
         offset = asked.fetch_offset
         if offset < state.log_start:
             raise OffsetOutOfRangeError(f"offset {offset} is before the log's start {state.log_start}")

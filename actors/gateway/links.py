@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from logeion.log.view import LogView
 from logeion.wire.errors import KafkaError, NotLeaderOrFollowerError, RequestTimedOutError, for_code
 
-from ..lanes import Lane, LaneClosed, LaneError, LaneTimeout, RefusedError
+from ..lanes import Lane, LaneBusy, LaneClosed, LaneError, LaneTimeout, RefusedError
 from ..messages import Advanced, Append, Message, Watch
 from .holding import Held, Holding
 
@@ -99,14 +99,22 @@ class Link:
 
     def _send(self, held: Held[Part]) -> None:
         lane = self.lane
-        assert lane is not None
+        if lane is None:
+            return  # it closed under the batch before this one, and ``disconnected`` has dealt with them all
         part = held.work
+        if part.call.exchange.closed:
+            self.holding.withdraw(held)
+            part.failed(NotLeaderOrFollowerError("the client went away before a leader served"))
+            return
         message = Append(epoch=self.epoch, acks=held.acks, timeout_ms=part.timeout_ms)
 
         def on_reply(reply: Message | LaneError) -> None:
             self._on_append(held, reply)
 
-        lane.call(message, (part.records,), on_reply=on_reply, timeout_s=part.timeout_ms / 1000 + SLACK_S)
+        # The frame outlives the lane's use of it even if the client goes away.
+        release = part.call.exchange.keep()
+        timeout_s = part.timeout_ms / 1000 + SLACK_S
+        lane.call(message, (part.records,), on_reply=on_reply, timeout_s=timeout_s, on_sent=release)
 
     def _on_append(self, held: Held[Part], reply: Message | LaneError) -> None:
         if isinstance(reply, LaneClosed):
@@ -179,6 +187,6 @@ def as_kafka_error(reply: Message | LaneError) -> KafkaError:
     """What to tell a client when this came instead of the answer."""
     if isinstance(reply, RefusedError):
         return for_code(reply.code)(reply.reason)
-    if isinstance(reply, LaneTimeout):
+    if isinstance(reply, LaneTimeout | LaneBusy):
         return RequestTimedOutError("the partition did not answer in time")
     return NotLeaderOrFollowerError("the partition's leader ended")

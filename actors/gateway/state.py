@@ -22,6 +22,7 @@ from ..config import parse_address
 from ..messages import AnyMessage, Message
 from ..metadata import MetadataImage, MetadataRecord, PartitionChanged, Topic, TopicDeleted
 from .answers import Answers
+from .answers import Answers
 from .cold import ColdReads
 from .links import Key, Link
 from .parking import Parking
@@ -47,6 +48,8 @@ class Gateway:
         self.image = MetadataImage(self.config.topic_defaults())
         # The offset in the metadata log up to which ``image`` is applied (exclusive).
         self.applied = 0
+        # Grows with every change of the image or of what runs here: what was made from them at an equal number holds.
+        self.changes = 0
         self.failover_wait_ms = config.gateway.failover_wait_ms
         self.links: dict[Key, Link] = {}
         self.parking: Parking[FetchCall] = Parking()
@@ -54,6 +57,7 @@ class Gateway:
         self.cold = ColdReads(loop)
         self.descriptors = Descriptors()
         self.producer_ids = ProducerIds()
+        self.answers = Answers()
         # Grows with every change of the image or of what runs here.
         self.changes = 0
         self.answers = Answers()
@@ -88,6 +92,7 @@ class Gateway:
 
     def changed(self) -> None:
         """Something that ``wait_until`` may wait for has changed."""
+        self.changes += 1
         self.changes += 1
         for waiter in [one for one in self._waiters if one[0]()]:
             self._waiters.remove(waiter)

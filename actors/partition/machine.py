@@ -110,7 +110,7 @@ def refusal(error: KafkaError, epoch: int = -1) -> Refused:
 class Machine:
     """The leader of one partition. ``durable``: an end counts once it is synced (flush=ack), else once it is written.
 
-    ``min_isr`` is the effective one, already capped by the replication factor.
+    ``min_isr`` is the effective one, already capped by ``replicas``, the replication factor.
     """
 
     def __init__(
@@ -125,6 +125,7 @@ class Machine:
         durable: bool = True,
         isr: Iterable[int] = (),
         min_isr: int = 1,
+        replicas: int = 1,
     ) -> None:
         self.node = node
         self.epoch = epoch
@@ -134,6 +135,7 @@ class Machine:
         self.synced_end = synced_end
         self.high_watermark = high_watermark
         self.durable = durable
+        self.replicas = replicas
         self.min_isr = min_isr
         self.isr = frozenset(isr) or frozenset((node,))
         # What each follower has said to hold durably in this epoch; absent: it has not fetched yet (a new start of a

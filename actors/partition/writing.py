@@ -23,6 +23,7 @@ from logeion.wire.errors import (
 )
 
 from ..messages import Message
+from ..stream import Frame
 from .machine import Answer, Commit, Effect, Machine, Mail, Notify, Sync, Ticket, Write, Written
 
 # Disk conditions that pass: the batch is refused with a retriable error, and the partition lives.
@@ -30,10 +31,9 @@ FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 
 class Batch(msgspec.Struct, gc=False):
-    """One received batch; ``release`` gives its frame back once the batch is written or refused."""
+    """One received batch: its frame is given back once it is written or refused."""
 
-    view: memoryview
-    release: Callable[[], None]
+    frame: Frame
 
 
 class Syncer(Protocol):
@@ -94,16 +94,17 @@ class Writer:
         for item in mail:
             batch = item.batch
             assert isinstance(batch, Batch)
+            view = batch.frame.view
             try:
-                header = check_produced(batch.view, limit)
+                header = check_produced(view, limit)
                 if header.is_transactional:
                     raise InvalidTxnStateError("transactions are not served")
             except KafkaError as error:
                 results.append(error)
                 continue
             results.append(None)
-            batches.append((batch.view, header))
-            self._unsynced += len(batch.view)
+            batches.append((view, header))
+            self._unsynced += len(view)
         infos = iter(log.append_many(batches, epoch=self.machine.epoch, now_ms=now_ms)) if batches else iter(())
         broken: StorageError | None = None
         settled: list[Written | KafkaError] = []
@@ -118,7 +119,7 @@ class Writer:
                 result = as_kafka(info)
             settled.append(result)
         for item in mail:
-            item.batch.release()  # type: ignore[attr-defined]
+            item.batch.frame.release()  # type: ignore[attr-defined]
         self.run(self.machine.written(mail, settled, log.end_offset))
         if broken is not None:
             self._fatal(broken)

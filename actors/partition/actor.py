@@ -1,0 +1,66 @@
+"""Partition: the one writer of a topic-partition in one leader epoch, as a process."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from logeion.wire.errors import StorageError
+
+from ..lanes import socket_path
+from ..messages import Hello
+from ..runtime import ActorBase, Shell
+from .leading import Leadership
+
+log = logging.getLogger(__name__)
+
+# The exit code of a replica whose disk failed (EX_IOERR): Node takes it offline with its cause.
+EXIT_STORAGE = 74
+
+
+class PartitionShell(Shell):
+    """The process around a ``Leadership``."""
+
+    async def start(self) -> None:
+        """Recover, begin the epoch, listen."""
+        spec = self.spec
+        assert spec.topic is not None and spec.topic_id is not None
+        assert spec.partition is not None and spec.epoch is not None
+        hello = Hello(
+            actor=spec.actor,
+            kind="partition",
+            node=spec.node,
+            pid=os.getpid(),
+            incarnation=spec.incarnation,
+            topic_id=spec.topic_id,
+            partition=spec.partition,
+            epoch=spec.epoch,
+        )
+        try:
+            self.leadership = Leadership(
+                self.loop,
+                hello=hello,
+                path=socket_path(Path(spec.run_dir), f"partition-{spec.topic_id}-{spec.partition}"),
+                directory=Path(spec.data_dir) / f"{spec.topic}-{spec.partition}",
+                configs=spec.configs,
+                fatal=self._fatal,
+            )
+        except StorageError as error:
+            self._fatal(error)
+
+    async def stop(self) -> None:
+        """Mark the log as cleanly closed."""
+        self.leadership.close()
+
+    def _fatal(self, error: StorageError) -> None:
+        """The disk cannot be trusted: tell Node why, and end. Nothing of an unfinished group is acknowledged."""
+        log.error("%s ends: %s", self.spec.actor, error)
+        self.report("failed", str(error))
+        os._exit(EXIT_STORAGE)
+
+
+class Partition(ActorBase):
+    """The Thespian actor around it."""
+
+    shell = PartitionShell
