@@ -16,7 +16,7 @@ from logeion.wire.errors import (
 )
 
 from .. import messages as m
-from ..lanes import LaneClosed, LaneTimeout, RefusedError
+from ..lanes import LaneClosed, LaneError, RefusedError
 
 if TYPE_CHECKING:
     from .state import Gateway
@@ -58,10 +58,10 @@ async def ask_controller(gateway: Gateway, message: m.Message, expected: type[Re
         reply = await gateway.ask_controller(message, deadline.left)
     except RefusedError as refused:
         raise for_code(refused.code)(refused.reason) from refused
-    except LaneTimeout as late:
-        raise RequestTimedOutError("the controller did not answer in time") from late
     except LaneClosed as closed:
         raise NotControllerError("the controller went away during the request") from closed
+    except LaneError as late:
+        raise RequestTimedOutError(f"the controller did not answer in time: {late}") from late
     return _checked(reply, expected)
 
 
@@ -78,10 +78,10 @@ async def ask_partition(
         reply = await gateway.ask_partition(topic_id, partition, make, deadline.left)
     except RefusedError as refused:
         raise for_code(refused.code)(refused.reason) from refused
-    except LaneTimeout as late:
-        raise RequestTimedOutError("the partition did not answer in time") from late
     except LaneClosed as closed:
         raise NotLeaderOrFollowerError("the partition's process went away during the request") from closed
+    except LaneError as late:
+        raise RequestTimedOutError(f"the partition did not answer in time: {late}") from late
     return _checked(reply, expected)
 
 

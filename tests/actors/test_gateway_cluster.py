@@ -25,6 +25,7 @@ from logeion.wire.apis import (
     OffsetForLeaderPartition,
     OffsetForLeaderTopic,
 )
+from logeion.wire.errors import RequestTimedOutError
 from tests.actors.gateway_world import INTERNAL, ORDERS, World
 
 
@@ -125,19 +126,29 @@ def test_an_id_without_its_epoch_is_refused() -> None:
     assert ask(World(), init_producer_id, 22, 4, request).error_code == 42
 
 
-def test_a_controller_that_goes_away_costs_one_producer_its_id_and_no_one_else() -> None:
+def test_a_controller_that_goes_away_is_asked_again() -> None:
     world = World()
     blocks(world)
     working = world.controller
 
     def gone(message: m.Message) -> m.Message:
+        world.controller = working
         raise LaneClosed("gone")
 
-    request = InitProducerIdRequest(transactional_id=None)
     world.controller = gone
-    assert ask(world, init_producer_id, 22, 4, request).error_code == 41
-    world.controller = working
-    assert ask(world, init_producer_id, 22, 4, request).error_code == 0
+    ours = ask(world, init_producer_id, 22, 4, InitProducerIdRequest(transactional_id=None))
+    assert (ours.error_code, ours.producer_id) == (0, 1000)
+
+
+def test_a_controller_that_stays_away_is_answered_by_what_clients_ask_again_after() -> None:
+    world = World()
+
+    def away(message: m.Message) -> m.Message:
+        raise RequestTimedOutError("the controller cannot be reached")
+
+    world.controller = away
+    ours = ask(world, init_producer_id, 22, 4, InitProducerIdRequest(transactional_id=None))
+    assert ours.error_code == 14
 
 
 def trim(world: World, version: int, topic: str, *partitions: tuple[int, int]) -> Any:
