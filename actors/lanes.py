@@ -138,6 +138,11 @@ class Lane:
     def closed(self) -> bool:
         return self._stream.closed
 
+    @property
+    def congested(self) -> bool:
+        """Whether more waits to be sent than a peer that reads would ever leave waiting."""
+        return self._stream.congested
+
     # Asking -----------------------------------------------------------------------------------------------------------
 
     def call(

@@ -33,8 +33,12 @@ class Subscribers:
         """Remember it and send it to everybody."""
         self._remember(commit)
         message = Committed(offset=commit.offset, next_offset=commit.next_offset, records=commit.records)
-        for lane in self._lanes:
-            lane.tell(message)
+        for lane in list(self._lanes):
+            if lane.congested:
+                # It does not read; when it does again it dials, and asks for what it lacks.
+                lane.close("the follower of the metadata log does not keep up")
+            else:
+                lane.tell(message)
 
     def recovered(self, commit: Commit) -> None:
         """What a start has read; nobody listens yet."""
