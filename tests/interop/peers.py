@@ -136,7 +136,8 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 def java(main: str, *arguments: str, jvm: list[str] | None = None) -> list[str]:
     """The command line of a Java main class with Apache Kafka's jars on its class path."""
-    return ["java", *(jvm or ["-Xmx256M"]), "-cp", f"{KAFKA_LIBS}/*", main, *arguments]
+    quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
+    return ["java", *(jvm or ["-Xmx256M"]), quiet, "-cp", f"{KAFKA_LIBS}/*", main, *arguments]
 
 
 def kafka_properties(data: Path, port: int, controller_port: int, overrides: Mapping[str, str]) -> str:
