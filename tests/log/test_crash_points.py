@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def _sync(log: Log, told: Told) -> None:
 
 def _run(disk: MemoryDisk, told: Told, *, compact: bool) -> None:
     """Everything a log does in its life, in small."""
-    changes = {"compact": compact, "min_cleanable_dirty_ratio": 0.0, "delete": False}
+    changes: dict[str, Any] = {"compact": compact, "min_cleanable_dirty_ratio": 0.0, "delete": False}
     log = open_log(disk, **changes)
     log.become_leader(1)
     _append(log, told, b"a" * 40, b"b", sequence=0)
