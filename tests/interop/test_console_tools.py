@@ -42,7 +42,7 @@ def test_the_console_tools_make_a_topic_fill_read_change_and_delete_it(tool: obj
     assert "PartitionCount: 2" in shown
     assert "retention.ms=-1" in shown
 
-    keyed = ("--property", "parse.key=true", "--property", "key.separator=:")
+    keyed = ("--reader-property", "parse.key=true", "--reader-property", "key.separator=:")
     tool("kafka-console-producer", *about, "--compression-codec", "zstd", *keyed, text="a:1\nb:2\nc:3\nd:4\n")
     read: list[str] = []
     ends = tool("kafka-get-offsets", *about).split()
@@ -51,7 +51,7 @@ def test_the_console_tools_make_a_topic_fill_read_change_and_delete_it(tool: obj
     for partition, count in counts.items():
         if count:
             where = ("--partition", str(partition), "--offset", "earliest", "--max-messages", str(count))
-            printed = tool("kafka-console-consumer", *about, *where, "--property", "print.key=true")
+            printed = tool("kafka-console-consumer", *about, *where, "--formatter-property", "print.key=true")
             read += printed.splitlines()
     assert sorted(read) == ["a\t1", "b\t2", "c\t3", "d\t4"]
 
