@@ -80,14 +80,15 @@ def parse_header(frame: bytes | bytearray | memoryview) -> RequestHeader:
 def decode_request(header: RequestHeader, frame: bytes | bytearray | memoryview) -> Struct:
     """The request of a frame whose header was parsed; records in it are views of the frame.
 
-    Raises WireError and nothing else.
+    Bytes after the request are ignored, as Kafka does: librdkafka (seen up to 2.16) leaves three of them behind a
+    Metadata request for all topics. Raises WireError and nothing else.
     """
     decoder = _REQUEST_DECODERS.get((header.api_key, header.api_version))
     if decoder is None:
         decoder = _REQUEST_DECODERS[header.api_key, header.api_version] = _decoder(
             header.api_key, header.api_version, "request"
         )
-    return _decode(decoder, frame, header.body_at)
+    return _decode(decoder, frame, header.body_at)[0]
 
 
 def encode_response(header: RequestHeader, body: Struct) -> list[Buffer]:
@@ -141,7 +142,10 @@ def decode_response(api_key: int, version: int, frame: bytes | bytearray | memor
                 at = skip_tags(memoryview(frame), frame[4], 5, len(frame))
     except (struct.error, IndexError) as cause:
         raise TruncatedError(f"response header cut short in a frame of {len(frame)} bytes") from cause
-    return correlation_id, _decode(decoder, frame, at)
+    body, end = _decode(decoder, frame, at)
+    if end != len(frame):
+        raise MalformedError(f"{len(frame) - end} bytes left over after the message in a frame of {len(frame)}")
+    return correlation_id, body
 
 
 def unsupported_api_versions(correlation_id: int) -> list[Buffer]:
@@ -154,7 +158,8 @@ def unsupported_api_versions(correlation_id: int) -> list[Buffer]:
     return encode_response(RequestHeader(API_VERSIONS, 0, correlation_id, None, 0), body)
 
 
-def _decode(decoder: Decoder, frame: bytes | bytearray | memoryview, at: int) -> Struct:
+def _decode(decoder: Decoder, frame: bytes | bytearray | memoryview, at: int) -> tuple[Struct, int]:
+    """The message, and where it ends in the frame."""
     end = len(frame)
     try:
         body, at = decoder(memoryview(frame), at, end)
@@ -162,10 +167,8 @@ def _decode(decoder: Decoder, frame: bytes | bytearray | memoryview, at: int) ->
         raise TruncatedError(f"message cut short in a frame of {end} bytes") from cause
     except UnicodeDecodeError as cause:
         raise MalformedError(f"a string is not UTF-8: {cause.reason}") from cause
-    if at != end:
-        raise MalformedError(f"{end - at} bytes left over after the message in a frame of {end}")
     assert isinstance(body, Struct)
-    return body
+    return body, at
 
 
 def _encode(encoder: Encoder, body: Struct, buffer: bytearray) -> list[Buffer]:

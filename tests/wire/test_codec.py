@@ -160,8 +160,22 @@ def test_every_proper_prefix_of_a_frame_is_refused(slot: tuple[int, int, str]) -
     for size in range(0, len(raw), step):
         with pytest.raises(WireError):
             decode(slot, raw[:size])
-    with pytest.raises(MalformedError, match="left over"):
-        decode(slot, raw + b"\0")
+
+
+@pytest.mark.parametrize("slot", SLOTS, ids=slot_id)
+def test_bytes_after_a_response_are_refused_and_after_a_request_ignored(slot: tuple[int, int, str]) -> None:
+    raw = frame(slot, full_message(message_class(slot), slot[1]))
+    if slot[2] == "request":
+        assert decode(slot, raw + bytes(3)) == decode(slot, raw)
+    else:
+        with pytest.raises(MalformedError, match="left over"):
+            decode(slot, raw + b"\0")
+
+
+def test_librdkafkas_metadata_request_for_all_topics_is_understood() -> None:
+    # captured from librdkafka 2.16: it reserves four bytes for the length of the list, and uses one
+    raw = bytes.fromhex("0003000d00000003000772646b61666b610000000000010000")
+    assert decode_request(parse_header(raw), raw) == MetadataRequest(topics=None, allow_auto_topic_creation=False)
 
 
 def decode(slot: tuple[int, int, str], raw: bytes | memoryview) -> Struct:
