@@ -97,7 +97,7 @@ class Log:
         self.epochs = found.epochs
         self.producers = found.producers
         self.snapshots = found.snapshots
-        self.warnings = found.warnings
+        self.warnings = store.warnings
         self.was_clean = found.clean
         self.after_host_crash = found.host_crash
         self.cut_bytes = found.cut_bytes
@@ -533,7 +533,7 @@ class Log:
             self.store.files.pwritev(self._state_fd, [state.encode()], 0)
         except OSError as error:
             # It can only be older than the log, which a start allows for.
-            self.warnings[:] = [*self.warnings[-9:], f"cannot write {self.store.path(names.STATE)}: {error.strerror}"]
+            self.store.warn(f"cannot write {self.store.path(names.STATE)}: {error.strerror}")
 
     def write_recovery_point(self, offset: int) -> None:
         """Tell the next start that all below ``offset`` is on the device; durable before it returns."""
@@ -546,7 +546,7 @@ class Log:
         try:
             self._write_snapshot(self.end_offset)
         except StorageError as error:
-            self.warnings[:] = [*self.warnings[-9:], str(error)]
+            self.store.warn(str(error))
 
     def _write_snapshot(self, offset: int) -> None:
         data = self.producers.encode_snapshot()

@@ -46,7 +46,6 @@ class Recovered:
     clean: bool
     host_crash: bool
     cut_bytes: int = 0
-    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -55,7 +54,6 @@ class _Listing:
     snapshots: list[int] = field(default_factory=list)
     swaps: list[int] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
 
 
 class Recovery:
@@ -80,13 +78,13 @@ class Recovery:
         for name in listing.leftovers:
             store.unlink(name)
         start_checkpoint = self._log_start()
-        state = self._state(listing.warnings)
+        state = self._state()
         segments = self._segments(listing)
         if not segments:
             segment = Segment(store, start_checkpoint)
             segment.open_for_append(create=True)
             segments[start_checkpoint] = segment
-        point = self._recovery_point(listing.warnings)
+        point = self._recovery_point()
         last: Segment = segments.peekitem(-1)[1]
         clean = self._clean(last)
         host_crash = point is None or point.boot_id != self._boot_id
@@ -104,7 +102,7 @@ class Recovery:
                 store.unlink(names.stem(base) + names.SNAPSHOT)
         log_start = max(segments.peekitem(0)[0], start_checkpoint, state.log_start if state else 0)
         suspect_from = trusted if host_crash and not clean else None
-        epochs = self._epochs(segments, next_offset, suspect_from, listing.warnings)
+        epochs = self._epochs(segments, next_offset, suspect_from)
         producers = load_producers(store, segments, snapshots, next_offset, self._now_ms)
         return Recovered(
             segments=segments,
@@ -118,7 +116,6 @@ class Recovery:
             clean=clean,
             host_crash=host_crash,
             cut_bytes=self._cut_bytes,
-            warnings=listing.warnings,
         )
 
     # The directory -------------------------------------------------------------------------------------------------
@@ -163,7 +160,7 @@ class Recovery:
                 path,
             )
         else:
-            listing.warnings.append(f"foreign file {path} is ignored")
+            self._store.warn(f"foreign file {path} is ignored")
 
     def _segments(self, listing: _Listing) -> SortedDict[int, Segment]:
         segments: SortedDict[int, Segment] = SortedDict()
@@ -195,24 +192,24 @@ class Recovery:
                 f"{path}: {error}; it says which records were deleted, so it is not guessed", path
             ) from None
 
-    def _state(self, warnings: list[str]) -> checkpoints.State | None:
+    def _state(self) -> checkpoints.State | None:
         data = self._store.read(names.STATE, checkpoints.LIMIT)
         if not data:
             return None
         try:
             return checkpoints.State.decode(data)
         except MalformedError as error:
-            warnings.append(f"{self._store.path(names.STATE)}: {error}; the watermark is found anew")
+            self._store.warn(f"{self._store.path(names.STATE)}: {error}; the watermark is found anew")
             return None
 
-    def _recovery_point(self, warnings: list[str]) -> checkpoints.RecoveryPoint | None:
+    def _recovery_point(self) -> checkpoints.RecoveryPoint | None:
         data = self._store.read(names.RECOVERY_POINT, checkpoints.LIMIT)
         if data is None:
             return None
         try:
             return checkpoints.decode_recovery_point(data)
         except MalformedError as error:
-            warnings.append(f"{self._store.path(names.RECOVERY_POINT)}: {error}; the whole log is checked")
+            self._store.warn(f"{self._store.path(names.RECOVERY_POINT)}: {error}; the whole log is checked")
             return None
 
     def _clean(self, last: Segment) -> bool:
@@ -263,14 +260,12 @@ class Recovery:
             segment = segments.get(base)
             if segment is None or (names.INDEX in sizes and names.TIME_INDEX in sizes):
                 continue
-            listing.warnings.append(f"{self._store.path(segment.name)} lacked an index; it was written anew")
+            self._store.warn(f"{self._store.path(segment.name)} lacked an index; it was written anew")
             segment.rebuild_indexes(self._config.index_interval_bytes)
         last: Segment = segments.peekitem(-1)[1]
         walk = walk_tail(self._store, last, self._note_epoch)
         if walk is None:
-            listing.warnings.append(
-                f"{self._store.path(last.name + names.INDEX)} does not fit its log; it was written anew"
-            )
+            self._store.warn(f"{self._store.path(last.name + names.INDEX)} does not fit its log; it was written anew")
             walk = last.rebuild_indexes(self._config.index_interval_bytes, on_batch=self._note_epoch)
         if walk.fault and walk.fault != "torn":
             path = self._store.path(last.name + names.LOG)
@@ -302,15 +297,13 @@ class Recovery:
 
     # Caches ----------------------------------------------------------------------------------------------------------
 
-    def _epochs(
-        self, segments: SortedDict[int, Segment], next_offset: int, suspect_from: int | None, warnings: list[str]
-    ) -> EpochCache:
+    def _epochs(self, segments: SortedDict[int, Segment], next_offset: int, suspect_from: int | None) -> EpochCache:
         data = self._store.read(names.EPOCHS, 1 << 24)
         try:
             cache = EpochCache.decode(data) if data is not None else EpochCache()
             known = data is not None
         except MalformedError as error:
-            warnings.append(f"{self._store.path(names.EPOCHS)}: {error}; rebuilt from the log")
+            self._store.warn(f"{self._store.path(names.EPOCHS)}: {error}; rebuilt from the log")
             cache, known = EpochCache(), False
         if not known and segments.peekitem(-1)[1].size + len(segments) > 1:
             for segment in segments.values():

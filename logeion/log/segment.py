@@ -226,13 +226,15 @@ class Segment:
 
     def locate(self, offset: int) -> tuple[int, BatchHeader] | None:
         """Position and header of the batch that holds ``offset``, or of the first one after it; None past the end."""
-        start = self.floor_position(offset)
+        start = 0
         try:
+            start = self.floor_position(offset)
             return self._first_reaching(start, offset)
-        except StorageError:
-            if start == 0:
+        except StorageError as error:
+            if start == 0 and error.path.suffix == LOG:
                 raise
-            # A damaged index sends us astray; the log itself is right.
+            # An index that cannot be read, or sends us astray: the log itself is right.
+            self.store.warn(str(error))
             return self._first_reaching(0, offset)
 
     def _first_reaching(self, start: int, offset: int) -> tuple[int, BatchHeader] | None:

@@ -30,6 +30,12 @@ class Store:
         self.files = files
         self.directory = directory
         self.names_dirty = False
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        """Keep a sentence about something odd that could be lived with; the last twenty are kept."""
+        if message not in self.warnings:
+            self.warnings[:] = [*self.warnings[-19:], message]
 
     def path(self, name: str) -> str:
         """The whole path of a name in here."""

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 
 from logeion.log.files import Data, Entry, Files
 
-
 SECTOR = 512
 
 
@@ -228,7 +227,7 @@ class MemoryDisk(Files):
         try:
             self._step("write", path)
         except Crash:
-            # An overwrite within one sector happens or does not: the kernel copies it in one go, the device writes it so.
+            # An overwrite within one sector happens or does not: kernel and device do it in one go.
             if data and (at + len(data) > len(inode.data) or at // SECTOR != (at + len(data) - 1) // SECTOR):
                 inode.write(at, data[: len(data) // 2])
             raise

@@ -9,7 +9,7 @@ import pytest
 
 from logeion.log.log import Log
 from tests.log.disk import HOST_CRASHES, Crash, MemoryDisk
-from tests.log.world import NOW, append, append_all, batch, batches_of, open_log, records_of
+from tests.log.world import NOW, append, batches_of, open_log, records_of
 
 
 @dataclass
@@ -108,7 +108,7 @@ def _check(log: Log, told: Told, *, process_crash: bool) -> None:
     assert (state.batches[-1].last_sequence if state else -1) == last_sequence
     for offset in records:
         segment, position = log.position_of(offset)
-        found = [header for _at, header in log.segments[segment].walk(position)][0]
+        found = next(header for _at, header in log.segments[segment].walk(position))
         assert found.base_offset <= offset <= found.last_offset
 
 

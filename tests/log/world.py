@@ -1,4 +1,4 @@
-"""What the log's tests share: batches, a log on a disk of one's choice, and its contents as a reader would find them."""
+"""What the log's tests share: batches, a log on a disk of one's choice, and its contents as a reader finds them."""
 
 from __future__ import annotations
 
