@@ -17,7 +17,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -143,7 +143,7 @@ class Lane:
         """Whether more waits to be sent than a peer that reads would ever leave waiting."""
         return self._stream.congested
 
-    # Asking -----------------------------------------------------------------------------------------------------------
+    # Asking
 
     def call(
         self,
@@ -270,7 +270,7 @@ class Lane:
                 call.on_reply(LaneTimeout("no answer in time"))
         self._arm()
 
-    # Hearing ----------------------------------------------------------------------------------------------------------
+    # Hearing
 
     def _on_frame(self, frame: Frame) -> None:
         header, _, number = _PREFIX.unpack_from(frame.view)
@@ -449,3 +449,54 @@ async def dial(
     except asyncio.CancelledError:
         lane.close("given up")
         raise
+
+
+class BlockingLane:
+    """The command's lane: one question at a time, without a loop. A context manager."""
+
+    def __init__(self, path: Path, actor: str) -> None:
+        """Raises ``OSError`` when nobody listens at ``path``."""
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            name, directory = _short(path)
+            try:
+                self._sock.connect(name)
+            finally:
+                os.close(directory)
+        except OSError:
+            self._sock.close()
+            raise
+        hello = Hello(actor=actor, kind="command", node=0, pid=os.getpid())
+        self._sock.sendall(_pack(0, hello, ())[0][0])  # type: ignore[arg-type]
+
+    def __enter__(self) -> BlockingLane:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sock.close()
+
+    def ask(self, message: Message, waits: Iterator[float]) -> AnyMessage:
+        """The answer; ``waits`` yields how long to wait, again and again, and ends the wait by raising.
+
+        Raises ``EOFError`` when the peer closes, ``OSError`` when the socket fails.
+        """
+        self._sock.sendall(_pack(1, message, ())[0][0])  # type: ignore[arg-type]
+        while True:
+            prefix = self._receive(_PREFIX.size, waits)
+            header, _, number = _PREFIX.unpack(prefix)
+            body = self._receive(_measure(memoryview(prefix)) - _PREFIX.size, waits)
+            if number == 1 | _ANSWER:
+                return decode(body[: header - 8])
+
+    def _receive(self, size: int, waits: Iterator[float]) -> bytes:
+        data = b""
+        while len(data) < size:
+            self._sock.settimeout(next(waits))
+            try:
+                more = self._sock.recv(size - len(data))
+            except TimeoutError:
+                continue
+            if not more:
+                raise EOFError("the peer closed the lane")
+            data += more
+        return data

@@ -1,0 +1,420 @@
+"""The command's process: one Thespian tree, watched, restarted as a whole, stopped in order.
+
+Single-threaded and without asyncio, because everything else is forked from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import json
+import logging
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from logeion.wire.errors import ConfigError, LogeionError
+
+from .config import Config, load
+from .restarts import Intensity
+from .thespian_traps import become_subreaper, own_logging
+from .thespian_traps import install as install_traps
+
+log = logging.getLogger(__name__)
+
+THESPIAN_ADDRESS = "127.0.0.1"
+CREATE_S = 5.0
+READY_S = 30.0
+STOP_S = 15.0
+RESTARTS_MAX, RESTARTS_PERIOD_S = 10, 30.0
+META = "meta.properties"
+EXIT_FAILED = 1
+
+
+class StartError(LogeionError):
+    """The node cannot start; the message says why, ``hint`` what to try."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """The flags; None where none was given."""
+
+    port: int | None = None
+    admin_port: int | None = None
+    bind: list[str] | None = None
+    advertise: str | None = None
+    data: Path | None = None
+    fresh: bool = False
+    ready_file: Path | None = None
+    config_file: Path | None = None
+
+
+def run(options: Options) -> int:
+    """Run a node until it is told to stop; the command's exit code."""
+    try:
+        config = _config(options)
+        directory = Path(config.node.data_dir).absolute()
+        lock = _claim(directory, options.fresh)
+    except (ConfigError, StartError) as error:
+        return _complain(str(error), getattr(error, "hint", "logeion config show --origin says where values come from"))
+    config = msgspec.structs.replace(
+        config, node=msgspec.structs.replace(config.node, data_dir=str(directory))
+    )
+    own_logging(config.log, "command/1")
+    try:
+        return Command(config, directory, options.ready_file).run()
+    finally:
+        os.close(lock)
+
+
+def _config(options: Options) -> Config:
+    flags: dict[str, object] = {
+        "listeners.port": options.port,
+        "listeners.bind": options.bind,
+        "listeners.advertise": options.advertise,
+        "http.port": options.admin_port,
+        "node.data_dir": None if options.data is None else str(options.data),
+    }
+    return load(options.config_file, os.environ, flags).config
+
+
+def _claim(directory: Path, fresh: bool) -> int:
+    """The data directory, made if need be and locked for this process; the lock ends with it."""
+    run_dir = directory / "run"
+    if fresh and directory.exists() and any(directory.iterdir()) and not (directory / META).exists():
+        raise StartError(
+            f"{directory} has files but no {META}: it is not a data directory of Logeion",
+            "name another --data, or remove the directory yourself",
+        )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StartError(f"{directory}: {error.strerror}", "name a --data directory that can be written") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
+        os.close(lock)
+        raise StartError(
+            f"{directory} is in use by another logeion (pid {holder or 'unknown'})",
+            "stop that one, or name another --data",
+        ) from error
+    # A forked child that kept the descriptor would keep the lock beyond our death.
+    os.register_at_fork(after_in_child=lambda: _close_quietly(lock))
+    os.truncate(lock, 0)
+    os.pwrite(lock, str(os.getpid()).encode(), 0)
+    if fresh:
+        for entry in directory.iterdir():
+            if entry.name != ".lock":
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+    run_dir.mkdir(mode=0o700, exist_ok=True)
+    run_dir.chmod(0o700)
+    for stale in run_dir.iterdir():
+        stale.unlink(missing_ok=True)
+    return lock
+
+
+def _close_quietly(descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
+
+
+def _complain(cause: str, hint: str) -> int:
+    print(f"logeion: {cause}", file=sys.stderr)
+    print(f"try: {hint}", file=sys.stderr)
+    return EXIT_FAILED
+
+
+class Command:
+    """The tree and its watch."""
+
+    def __init__(self, config: Config, directory: Path, ready_file: Path | None) -> None:
+        self.config = config
+        self.directory = directory
+        self.ready_file = ready_file
+        self.began = time.monotonic()
+        self._stop_signals = 0
+        self._watch: dict[int, str] = {}
+        self._supervisor = 0
+        self._admin = 0
+        self._system: Any = None
+        self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def run(self) -> int:
+        become_subreaper()
+        install_traps()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        signal.set_wakeup_fd(self._wake_out)
+        _preload()
+        gc.collect()
+        gc.freeze()
+        intensity = Intensity(RESTARTS_MAX, RESTARTS_PERIOD_S)
+        announced = False
+        while True:
+            cause = self._start()
+            if not cause:
+                cause = self._await_ready(announced)
+                announced = True
+            if not cause:
+                cause = self._watch_tree()
+            if not cause:
+                self._stop_tree()
+                return 0
+            self._kill_tree()
+            if self._stop_signals:
+                return 0
+            log.error("tree ended cause=%s", cause)
+            if not intensity.restart(time.monotonic()):
+                return _complain(
+                    f"the node's processes ended {RESTARTS_MAX} times in {RESTARTS_PERIOD_S:.0f} s; last: {cause}",
+                    "the log lines above have the first cause",
+                )
+
+    def _on_signal(self, *_: object) -> None:
+        self._stop_signals += 1
+
+    # Starting
+
+    def _start(self) -> str:
+        """Start admin and supervisor; the cause if that failed."""
+        from thespian.actors import ActorSystem
+
+        from . import seal
+        from .runtime import ActorSpec
+        from .supervisor import Supervisor
+
+        node = self.config.node.id
+        seal.install(os.urandom(32), THESPIAN_ADDRESS)
+        spec = ActorSpec(
+            actor=f"supervisor/{node}",
+            kind="supervisor",
+            node=node,
+            incarnation=time.time_ns(),
+            data_dir=str(self.directory),
+            config=self.config.encode(),
+        )
+        known = set(_children(os.getpid()))
+        try:
+            self._system = ActorSystem(
+                "multiprocTCPBase",
+                {"Admin Port": _free_port(), "Admin Address": THESPIAN_ADDRESS},
+                logDefs={"version": 1},
+                transientUnique=True,
+            )
+            supervisor = self._system.createActor(Supervisor, targetActorRequirements={"spec": spec.encode()})
+            self._supervisor = self._system.ask(supervisor, "start", CREATE_S) or 0
+        except Exception as error:
+            # Thespian raises its own kinds, and OSError; whatever it is, the tree did not start.
+            return f"Thespian did not start: {error}"
+        if not self._supervisor:
+            return f"the supervisor did not answer within {CREATE_S:.0f} s"
+        self._reap()
+        admins = [pid for pid in _children(os.getpid()) if pid not in known]
+        if len(admins) != 1:
+            return f"expected one Thespian admin, found {len(admins)}"
+        self._admin = admins[0]
+        try:
+            self._watch = {
+                os.pidfd_open(self._admin): "Thespian's admin ended",
+                os.pidfd_open(self._supervisor): "the supervisor ended",
+            }
+        except ProcessLookupError:
+            return "the supervisor ended as soon as it had started"
+        return ""
+
+    def _await_ready(self, announced: bool) -> str:
+        """Until Node says so; the cause if the tree ended first or it takes too long."""
+        deadline = time.monotonic() + READY_S
+        while not self._stop_signals:
+            try:
+                ready = _ask_ready(self.directory / "run", self._events_until(deadline))
+            except _Interrupted:
+                return "" if self._stop_signals else self._ended()
+            if ready is not None:
+                if not announced:
+                    self._announce(ready)
+                return ""
+            if time.monotonic() > deadline:
+                return f"the node was not ready within {READY_S:.0f} s"
+        return ""
+
+    def _events_until(self, deadline: float) -> Iterator[float]:
+        """Seconds that may be waited for, again and again; raises ``_Interrupted`` when something else is to do."""
+        while True:
+            if self._stop_signals or self._ended():
+                raise _Interrupted
+            yield min(0.05, max(0.001, deadline - time.monotonic()))
+
+    def _announce(self, ready: Any) -> None:
+        took = time.monotonic() - self.began
+        print(f"logeion: node {ready.node} ready in {took:.2f} s (Ctrl-C stops, data is kept)")
+        print(f"  Kafka  {', '.join(ready.listeners)}")
+        print(f"  Admin  {', '.join('http://' + a for a in ready.admin)}")
+        print(f"  Data   {self.directory}", flush=True)
+        if self.ready_file is not None:
+            details = {
+                "cluster_id": ready.cluster_id,
+                "nodes": [
+                    {
+                        "node": ready.node,
+                        "listeners": ready.listeners,
+                        "admin": ready.admin,
+                        "pid": os.getpid(),
+                        "admin_pid": self._admin,
+                        "supervisor_pid": self._supervisor,
+                        "actors": [{"id": a.actor, "kind": a.kind, "pid": a.pid} for a in ready.actors],
+                    }
+                ],
+            }
+            _write(self.ready_file.with_name(self.ready_file.name + ".json"), json.dumps(details, indent=1) + "\n")
+            _write(self.ready_file, "".join(f"{address}\n" for address in ready.listeners))
+
+    # Watching
+
+    def _ended(self) -> str:
+        """Why the tree is not whole any more; empty while it is."""
+        readable = select.select(list(self._watch), [], [], 0)[0]
+        return self._watch[readable[0]] if readable else ""
+
+    def _watch_tree(self) -> str:
+        """Until a signal (empty) or the end of admin or supervisor (the cause)."""
+        poll = select.poll()
+        for descriptor in (*self._watch, self._wake_in):
+            poll.register(descriptor, select.POLLIN)
+        while True:
+            poll.poll()
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake_in, 4096)
+            self._reap()
+            if self._stop_signals:
+                return ""
+            cause = self._ended()
+            if cause:
+                return cause
+
+    def _reap(self) -> None:
+        """Collect orphans and the admin's starters; the exits that matter are seen by their pidfds."""
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+    # Stopping
+
+    def _stop_tree(self) -> None:
+        """Let the supervisor stop all in order; a second signal, or the deadline, kills what is left."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._supervisor, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_S
+        supervisor = [fd for fd, what in self._watch.items() if "supervisor" in what]
+        while self._stop_signals < 2 and time.monotonic() < deadline:
+            if select.select([*supervisor, self._wake_in], [], [], 0.1)[0]:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake_in, 4096)
+            if not supervisor or select.select(supervisor, [], [], 0)[0]:
+                break
+        self._kill_tree()
+        shutil.rmtree(self.directory / "run", ignore_errors=True)
+
+    def _kill_tree(self) -> None:
+        """End every process below this one, however deep, and wait for them."""
+        deadline = time.monotonic() + 5.0
+        while True:
+            children = _children(os.getpid())
+            for pid in _descendants(children):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self._reap()
+            if not _children(os.getpid()) or time.monotonic() > deadline:
+                break
+            time.sleep(0.002)
+        for descriptor in self._watch:
+            os.close(descriptor)
+        self._watch.clear()
+        if self._system is not None:
+            _forget(self._system)
+            self._system = None
+
+
+class _Interrupted(Exception):
+    """A signal came, or the tree is not whole any more."""
+
+
+def _preload() -> None:
+    """Load what the children run, so that they share its memory and fork ready."""
+    from .supervisor import actor_class
+
+    for kind in ("controller", "node", "gateway", "partition"):
+        actor_class(kind)
+    from logeion.wire import apis
+
+    assert apis.APIS
+
+
+def _forget(system: Any) -> None:
+    """Close what is left of a dead tree's ActorSystem in this process."""
+    with contextlib.suppress(Exception):
+        system._systemBase.transport.close()
+
+
+def _ask_ready(run_dir: Path, waits: Iterator[float]) -> Any:
+    """Node's ``Ready``, or None when Node could not be asked this time."""
+    from .lanes import BlockingLane
+    from .messages import AwaitReady, Ready
+
+    try:
+        lane = BlockingLane(run_dir / "node.sock", "command/1")
+    except OSError:
+        time.sleep(next(waits) / 10)
+        return None
+    with lane:
+        try:
+            answer = lane.ask(AwaitReady(), waits)
+        except (OSError, EOFError):
+            return None
+    return answer if isinstance(answer, Ready) else None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((THESPIAN_ADDRESS, 0))
+        return int(probe.getsockname()[1])
+
+
+def _children(pid: int) -> list[int]:
+    """The direct children of a process."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _descendants(pids: list[int]) -> list[int]:
+    found = list(pids)
+    for pid in found:
+        found += _children(pid)
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    """The file, whole or not at all."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(text)
+    fresh.replace(path)

@@ -1,0 +1,250 @@
+"""Supervisor: Thespian only. Starts the fixed actors in order and restarts them; starts temporary ones for Node.
+
+Stupid on purpose: no threads, no asyncio, no lanes, because it forks. An exit is noticed by Thespian's
+ChildActorExited and told to Node; what runs next is Node's business, but for Controller, Node and Gateway.
+SIGTERM stops all in order: gateways first, then what they talk to; nothing is restarted any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+from setproctitle import setproctitle
+from thespian.actors import Actor, ActorAddress, ChildActorExited, ThespianWatch, WakeupMessage, WatchMessage
+
+from .config import Config
+from .messages import (
+    ActorEntry,
+    ActorExited,
+    ActorsListed,
+    ActorStarted,
+    ListActors,
+    Message,
+    StartActor,
+    StopActor,
+    decode,
+    encode,
+)
+from .restarts import Intensity
+from .runtime import EXIT_CRASH, ActorBase, ActorSpec
+from .thespian_traps import living_children, newest_child_pid, own_logging, restore_fault_signals
+
+log = logging.getLogger(__name__)
+
+EXIT_INTENSITY = 72
+# More than this many restarts of the fixed actors together, and starting them again is no help.
+RESTARTS_MAX, RESTARTS_PERIOD_S = 30, 10.0
+# The order of stopping, and how long each step may take before SIGKILL.
+STOP_ORDER = (("gateway",), ("coordinator", "replica", "partition"), ("node",), ("controller",))
+STOP_STEP_S = 3.0
+TEMPORARY = ("partition", "replica", "coordinator")
+
+
+class Child:
+    """One process of ours. ``incarnation`` tells its starts apart; addresses and pids are reused, it is not."""
+
+    def __init__(self, actor: str, kind: str, incarnation: int, pid: int, address: ActorAddress) -> None:
+        self.actor, self.kind, self.incarnation = actor, kind, incarnation
+        self.pid, self.address = pid, address
+
+
+class Supervisor(Actor):  # type: ignore[misc]
+    """The actor. Its requirements hold the ``ActorSpec`` from which those of its children are made."""
+
+    @staticmethod
+    def actorSystemCapabilityCheck(capabilities: object, requirements: object) -> bool:
+        return True
+
+    def __init__(self, capabilities: object = None, requirements: dict[str, bytes] | None = None) -> None:
+        assert requirements is not None
+        self._spec = ActorSpec.decode(requirements["spec"])
+        config = Config.decode(self._spec.config)
+        restore_fault_signals()
+        own_logging(config.log, self._spec.actor)
+        setproctitle(self._spec.title)
+        self._children: dict[str, Child] = {}
+        self._restarts: dict[str, int] = {}
+        self._incarnation = time.time_ns()
+        self._intensity = Intensity(RESTARTS_MAX, RESTARTS_PERIOD_S)
+        self._stopping = -1
+        self._stop_deadline = 0.0
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._watch = ThespianWatch([self._wake])
+        signal.signal(signal.SIGTERM, lambda *_: os.eventfd_write(self._wake, 1))
+        self._node = f"node/{self._spec.node}"
+        gateways = [f"gateway/{self._spec.node}"] + [
+            f"gateway/{self._spec.node}.{number}" for number in range(2, config.node.gateways + 1)
+        ]
+        self._fixed = [f"controller/{self._spec.node}", self._node, *gateways]
+
+    def receiveMessage(self, message: Any, sender: ActorAddress) -> ThespianWatch:
+        """Every message; always returns the watch, and never lets Thespian handle one twice."""
+        try:
+            if isinstance(message, bytes):
+                self._hear(decode(message), sender)
+            elif isinstance(message, ChildActorExited):
+                self._reap()
+            elif isinstance(message, WatchMessage):
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wake)
+                self._stop()
+            elif isinstance(message, WakeupMessage):
+                self._hurry()
+            elif isinstance(message, str) and message == "start":
+                for actor in self._fixed:
+                    self._start_fixed(actor)
+                self.send(sender, os.getpid())
+        except BaseException as error:
+            log.critical("supervisor ends error=%s", error, exc_info=error)
+            os._exit(EXIT_CRASH)
+        return self._watch
+
+    # Starting
+
+    def _start_fixed(self, actor: str) -> None:
+        kind = actor.partition("/")[0]
+        self._incarnation += 1
+        spec = msgspec.structs.replace(self._spec, actor=actor, kind=kind, incarnation=self._incarnation)
+        self._create(spec)
+        if kind == "node":
+            self._tell_node(self._listed())
+
+    def _create(self, spec: ActorSpec) -> Child:
+        address = self.createActor(actor_class(spec.kind), targetActorRequirements={"spec": spec.encode()})
+        child = Child(spec.actor, spec.kind, spec.incarnation, newest_child_pid(self), address)
+        self._children[spec.actor] = child
+        return child
+
+    def _hear(self, message: Message, sender: ActorAddress) -> None:
+        match message:
+            case StartActor():
+                self._start_temporary(message)
+            case StopActor():
+                child = self._children.get(message.actor)
+                if child is not None and child.incarnation == message.incarnation:
+                    os.kill(child.pid, signal.SIGKILL if message.force else signal.SIGTERM)
+            case ListActors():
+                self.send(sender, encode(self._listed()))
+            case _:
+                log.warning("message dropped message=%s", type(message).__name__)
+
+    def _start_temporary(self, message: StartActor) -> None:
+        spec = ActorSpec.decode(message.spec)
+        refused = self._stopping >= 0 or message.actor in self._children or spec.kind not in TEMPORARY
+        if refused:
+            log.warning("start refused actor=%s incarnation=%s", message.actor, message.incarnation)
+            self._tell_node(ActorExited(actor=message.actor, incarnation=message.incarnation))
+            return
+        child = self._create(msgspec.structs.replace(spec, incarnation=message.incarnation))
+        self._tell_node(
+            ActorStarted(
+                actor=child.actor,
+                incarnation=child.incarnation,
+                pid=child.pid,
+                restarts=self._restarts.get(child.actor, 0),
+            )
+        )
+
+    def _listed(self) -> ActorsListed:
+        me = ActorEntry(actor=self._spec.actor, kind="supervisor", incarnation=self._spec.incarnation, pid=os.getpid())
+        return ActorsListed(
+            actors=[me]
+            + [
+                ActorEntry(
+                    actor=c.actor,
+                    kind=c.kind,
+                    incarnation=c.incarnation,
+                    pid=c.pid,
+                    restarts=self._restarts.get(c.actor, 0),
+                )
+                for c in self._children.values()
+            ]
+        )
+
+    def _tell_node(self, message: Message) -> None:
+        node = self._children.get(self._node)
+        if node is not None:
+            self.send(node.address, encode(message))
+
+    # Exits
+
+    def _reap(self) -> None:
+        """ChildActorExited names an address, may come twice, and addresses are reused: look who is really gone."""
+        living = living_children(self)
+        for child in [c for c in self._children.values() if c.pid not in living]:
+            self._exited(child)
+        if self._stopping >= 0:
+            self._next_stop()
+
+    def _exited(self, child: Child) -> None:
+        del self._children[child.actor]
+        restarts = self._restarts[child.actor] = self._restarts.get(child.actor, 0) + 1
+        log.log(
+            logging.INFO if self._stopping >= 0 else logging.WARNING,
+            "actor exited actor=%s incarnation=%s pid=%s",
+            child.actor,
+            child.incarnation,
+            child.pid,
+        )
+        self._tell_node(ActorExited(actor=child.actor, incarnation=child.incarnation, restarts=restarts))
+        if self._stopping >= 0 or child.kind in TEMPORARY:
+            return
+        if not self._intensity.restart(time.monotonic()):
+            log.critical("supervisor ends: %s restarts in %s s", RESTARTS_MAX, RESTARTS_PERIOD_S)
+            os._exit(EXIT_INTENSITY)
+        self._start_fixed(child.actor)
+        if child.kind != "node":
+            self._tell_node(self._listed())
+
+    # Stopping
+
+    def _stop(self) -> None:
+        if self._stopping < 0:
+            self._begin_step(0)
+            self._next_stop()
+
+    def _begin_step(self, step: int) -> None:
+        self._stopping = step
+        self._stop_deadline = time.monotonic() + STOP_STEP_S
+        self._signal(signal.SIGTERM)
+        self.wakeupAfter(timedelta(seconds=STOP_STEP_S))
+
+    def _next_stop(self) -> None:
+        while not any(c.kind in STOP_ORDER[self._stopping] for c in self._children.values()):
+            if self._stopping + 1 == len(STOP_ORDER):
+                os._exit(0)
+            self._begin_step(self._stopping + 1)
+
+    def _hurry(self) -> None:
+        """A step of the stop took too long."""
+        if self._stopping >= 0 and time.monotonic() >= self._stop_deadline:
+            self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        for child in self._children.values():
+            if child.kind in STOP_ORDER[self._stopping]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, number)
+
+
+def actor_class(kind: str) -> type[ActorBase]:
+    """The class of a kind of actor. Imported here: the actors' modules import the runtime, too."""
+    from .controller.actor import Controller
+    from .gateway.actor import Gateway
+    from .node.actor import Node
+    from .partition.actor import Partition
+
+    classes: dict[str, type[ActorBase]] = {
+        "controller": Controller,
+        "node": Node,
+        "gateway": Gateway,
+        "partition": Partition,
+    }
+    return classes[kind]
