@@ -36,6 +36,7 @@ REPARENT_S = 5.0
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _command = 0
+_root, _manager = logging.root, logging.Logger.manager
 
 
 def become_subreaper() -> None:
@@ -67,18 +68,15 @@ def restore_fault_signals() -> None:
 
 def own_logging(section: LogSection, actor: str) -> None:
     """Log lines go to standard error by ourselves: Thespian's logger costs 0.2 ms a line and its queue."""
-    root = logging.RootLogger(getattr(logging, section.level.upper()))
-    logging.root = logging.Logger.root = root
-    manager = logging.Manager(root)
-    # Loggers made before the fork belong to the old manager; they follow the new root.
-    for name, logger in logging.Logger.manager.loggerDict.items():
-        manager.loggerDict[name] = logger
-        if isinstance(logger, logging.Logger) and (logger.parent is None or logger.parent.parent is None):
-            logger.parent = root
-    logging.Logger.manager = manager
+    # Thespian has put its forwarder in the root's place; the loggers of our modules hang below the original one.
+    logging.root = logging.Logger.root = _root
+    logging.Logger.manager = _manager
+    _root.setLevel(section.level.upper())
+    for old in list(_root.handlers):
+        _root.removeHandler(old)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(section.format, actor))
-    root.addHandler(handler)
+    _root.addHandler(handler)
 
 
 def formatter(kind: str, actor: str) -> logging.Formatter:
