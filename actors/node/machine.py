@@ -9,7 +9,7 @@ has used it; any other start first asks the controller for a new one, all that w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import assert_never
 
 from .. import messages as m
@@ -67,7 +67,7 @@ class NodeMachine:
         self._next_incarnation = first_incarnation
         # Records from this offset on were committed while this Node lives.
         self._fresh_from: int | None = None
-        self._caught_up = False
+        self.caught_up = False
         self._grants = Grants()
         self._queue: dict[Key, None] = {}
         # Whose a directory's name is, until it is removed.
@@ -128,21 +128,27 @@ class NodeMachine:
         moments += [one.deadline for one in self.processes.values() if one.deadline is not None]
         return min(moments, default=None)
 
+    @property
+    def ready(self) -> bool:
+        """Whether clients can be served."""
+        return next(self._reasons(), None) is None
+
     def unready(self) -> list[str]:
         """Why clients cannot be served yet; empty when they can. A partition that is offline keeps nobody waiting."""
-        reasons = []
+        return list(self._reasons())
+
+    def _reasons(self) -> Iterator[str]:
         if self.broker_epoch is None:
-            reasons.append("not registered with the controller")
-        elif not self._caught_up:
-            reasons.append("the metadata log is not read to its end")
+            yield "not registered with the controller"
+        elif not self.caught_up:
+            yield "the metadata log is not read to its end"
         if not self.listed:
-            reasons.append("the supervisor has not said who runs")
+            yield "the supervisor has not said who runs"
         if not any(self.gateways.values()):
-            reasons.append("no gateway listens")
+            yield "no gateway listens"
         for local in self.locals.values():
             if local.wanted and not local.offline and not self._serving(local):
-                reasons.append(f"{local.directory} is not running")
-        return reasons
+                yield f"{local.directory} is not running"
 
     def _serving(self, local: Local) -> bool:
         process = self.processes.get(local.actor)
@@ -170,9 +176,9 @@ class NodeMachine:
 
     def _catch_up(self, now: float) -> None:
         """From the moment on when all that a predecessor can have known is applied, this Node acts."""
-        if self._caught_up or self._fresh_from is None or self.applied < self._fresh_from:
+        if self.caught_up or self._fresh_from is None or self.applied < self._fresh_from:
             return
-        self._caught_up = True
+        self.caught_up = True
         for key in list(self.locals):
             self._reconcile(key, now)
         for process in list(self.processes.values()):
@@ -383,7 +389,7 @@ class NodeMachine:
 
     def _stop_orphan(self, process: Process, now: float) -> None:
         """It leads something that does not exist any more, or not here."""
-        if self._caught_up and process.connected and process.state != "stopping" and self._local_of(process) is None:
+        if self.caught_up and process.connected and process.state != "stopping" and self._local_of(process) is None:
             self._stop(process, now, force=True)
 
     def _reported(self, event: Reported, now: float) -> None:
@@ -457,7 +463,7 @@ class NodeMachine:
         if (
             not local.wanted
             or state is None
-            or not self._caught_up
+            or not self.caught_up
             or not self.listed
             or local.actor in self.processes
             or local.retry_at is not None

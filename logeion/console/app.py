@@ -12,7 +12,7 @@ from .view import View
 
 
 def console(view: View) -> Starlette:
-    """``/livez``: the loop turns. ``/readyz``: clients can be served, else 503 and why not. ``/api/actors``: who runs."""
+    """``/livez``: the loop turns. ``/readyz``: clients can be served, else 503 and why not. ``/api/actors``: all."""
 
     async def livez(request: Request) -> Response:
         return _json({"alive": True, "node": view.node})

@@ -1,0 +1,338 @@
+"""Node: this host's agent, as a process. It starts and stops what the metadata log says, and tells who runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import assert_never
+
+import msgspec
+
+from logeion.console.view import ActorRow
+from logeion.log.files import Files
+from logeion.wire.errors import InvalidRequestError
+
+from .. import messages as m
+from ..config import Config, parse_address
+from ..lanes import Lane, LaneListener, socket_path
+from ..metadata import MetadataImage
+from ..runtime import ActorBase, ActorSpec, Shell
+from ..stream import Frame
+from . import directories, identity
+from .events import (
+    AnyEffect,
+    AnyEvent,
+    Ask,
+    Bound,
+    Configure,
+    DirectoryRemoved,
+    Elapsed,
+    GatewayGone,
+    Greeted,
+    List,
+    Register,
+    RemoveDirectory,
+    Reported,
+    Start,
+    Stop,
+    ToGateways,
+)
+from .following import Following
+from .http import AdminPort
+from .machine import NodeMachine
+from .rows import actor_rows
+
+log = logging.getLogger(__name__)
+
+# The admin HTTP is served once the data path is up, and no later than this, so that it can tell what is not.
+HTTP_S = 2.0
+
+
+class NodeShell(Shell):
+    """The machine's effects: messages to the Supervisor, the Controller, the actors; directories; the admin HTTP."""
+
+    async def start(self) -> None:
+        """Listen for the actors, dial the Controller, ask the Supervisor who runs."""
+        spec = self.spec
+        self.config = Config.decode(spec.config)
+        self.data_dir, self.run_dir = Path(spec.data_dir), Path(spec.run_dir)
+        self.identity = identity.load(self.data_dir, spec.node, uuid.uuid4().hex)
+        # Taken now, so that its address can be told; served later.
+        self.admin = AdminPort(self.config.http.bind, self.config.http.port)
+        self.machine = NodeMachine(
+            spec.node,
+            starts_max=self.config.node.starts or 2 * (os.cpu_count() or 1),
+            first_incarnation=time.time_ns() // 1_000,
+            image=MetadataImage(self.config.topic_defaults()),
+        )
+        self._incarnation = _incarnation(self.identity.directory_id)
+        self._lanes: dict[str, Lane] = {}
+        self._states: dict[str, str] = {}
+        self._pids: dict[str, int] = {}
+        self._awaiting: list[tuple[Lane, int]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._ready = self._swept = False
+        self._http: asyncio.Task[None] | None = None
+        self._worker = ThreadPoolExecutor(1, "directories")
+        self._listener = LaneListener(self.loop, socket_path(self.run_dir, "node"), self._on_lane)
+        self._following = Following(
+            self.loop,
+            self.run_dir,
+            step=self._step,
+            applied=lambda: self.machine.applied,
+            registration=self._registration,
+        )
+        self.tell_supervisor(m.ListActors())
+        self._http_timer = self.loop.call_later(HTTP_S, self._serve_http)
+
+    async def stop(self) -> None:
+        """Nobody is told anything any more."""
+        self._http_timer.cancel()
+        if self._http is not None:
+            self._http.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._following.close()
+        self._listener.close()
+        self.admin.close()
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    def on_supervisor(self, message: m.AnyMessage) -> None:
+        """What the Supervisor says."""
+        if isinstance(message, (m.ActorsListed, m.ActorStarted, m.ActorExited)):
+            self._step(message)
+
+    # The view of the console
+
+    @property
+    def node(self) -> int:
+        return self.spec.node
+
+    def actors(self) -> list[ActorRow]:
+        return actor_rows(self.machine, self._states, self._pids)
+
+    def unready(self) -> list[str]:
+        return self.machine.unready()
+
+    # The machine and its effects
+
+    def _step(self, event: AnyEvent) -> None:
+        for effect in self.machine.step(event, self.loop.time()):
+            self._do(effect)
+        self._arm()
+        if self.machine.image.cluster_id != self.identity.cluster_id:
+            self.identity = identity.joined(self.data_dir, self.identity, self.machine.image.cluster_id)
+        if self.machine.caught_up and not self._swept:
+            self._swept = True
+            self.loop.create_task(self._sweep())
+        if not self._ready and self.machine.ready:
+            self._ready = True
+            log.info("ready node=%d partitions=%d", self.spec.node, len(self.machine.locals))
+            self._answer_ready()
+            self._serve_http()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self.machine.deadline
+        if deadline is not None:
+            self._timer = self.loop.call_at(deadline, self._step, Elapsed())
+
+    def _do(self, effect: AnyEffect) -> None:
+        match effect:
+            case Start():
+                self._start_actor(effect)
+            case Stop():
+                message = m.StopActor(actor=effect.actor, incarnation=effect.incarnation, force=effect.force)
+                self.tell_supervisor(message)
+            case List():
+                self.tell_supervisor(m.ListActors())
+            case Ask():
+                self._following.ask(effect.message)
+            case Register():
+                self._following.register()
+            case ToGateways():
+                for actor in [effect.actor] if effect.actor is not None else list(self.machine.gateways):
+                    lane = self._lanes.get(actor)
+                    if lane is not None:
+                        lane.tell(effect.message)
+            case Configure():
+                lane = self._lanes.get(effect.actor)
+                if lane is not None and lane.peer is not None and lane.peer.incarnation == effect.incarnation:
+                    lane.tell(m.Configure(configs=effect.configs))
+            case RemoveDirectory():
+                self.loop.create_task(self._remove(effect))
+            case _:
+                assert_never(effect)
+
+    def _start_actor(self, effect: Start) -> None:
+        spec = ActorSpec(
+            actor=effect.actor,
+            kind="partition",
+            node=self.spec.node,
+            incarnation=effect.incarnation,
+            data_dir=self.spec.data_dir,
+            run_dir=self.spec.run_dir,
+            config=self.spec.config,
+            topic=effect.topic,
+            topic_id=effect.topic_id,
+            partition=effect.partition,
+            epoch=effect.epoch,
+            configs=effect.configs,
+        )
+        log.info("starting %s epoch=%d incarnation=%d", effect.actor, effect.epoch, effect.incarnation)
+        self.tell_supervisor(
+            m.StartActor(
+                actor=effect.actor,
+                kind="partition",
+                incarnation=effect.incarnation,
+                spec=msgspec.msgpack.encode(spec),
+            )
+        )
+
+    def _registration(self) -> m.RegisterNode:
+        addresses = [address for bound in self.machine.gateways.values() for address in bound]
+        host, port = parse_address(addresses[0], 0) if addresses else (self.config.listeners.bind[0], 0)
+        if self.config.listeners.advertise:
+            host, port = parse_address(self.config.listeners.advertise, port)
+        return m.RegisterNode(
+            node=self.spec.node,
+            incarnation=self._incarnation,
+            directory_id=self.identity.directory_id,
+            host=host,
+            port=port or self.config.listeners.port,
+            rack=self.config.node.rack,
+            admin=self.admin.addresses[0],
+        )
+
+    # The actors of this host
+
+    def _on_lane(self, lane: Lane) -> None:
+        peer = lane.peer
+        assert peer is not None
+        lane.on_message = self._on_message
+        lane.on_closed = self._on_closed
+        self._lanes[peer.actor] = lane
+        known = self.machine.fixed.get(peer.actor)
+        if peer.kind in ("gateway", "controller"):
+            self._pids[peer.actor] = peer.pid
+            self._states[peer.actor] = "starting"
+            if known is not None and known.pid != peer.pid:
+                self.tell_supervisor(m.ListActors())
+        self._step(Greeted(hello=peer))
+
+    def _on_message(self, lane: Lane, request: int, message: m.AnyMessage, frame: Frame) -> None:
+        peer = lane.peer
+        assert peer is not None
+        match message:
+            case m.StateChanged():
+                if peer.kind in ("gateway", "controller"):
+                    self._states[peer.actor] = message.state
+                if message.cause:
+                    log.warning("%s is %s: %s", peer.actor, message.state, message.cause)
+                self._step(Reported(actor=peer.actor, incarnation=peer.incarnation, change=message))
+            case m.ListenersBound():
+                self._step(Bound(actor=peer.actor, addresses=message.addresses))
+            case m.AwaitReady():
+                self._awaiting.append((lane, request))
+                self._answer_ready()
+            case _:
+                refusal = f"node does not answer {type(message).__name__}"
+                lane.reply(request, m.Refused(code=InvalidRequestError.code, reason=refusal))
+
+    def _on_closed(self, lane: Lane, reason: str) -> None:
+        peer = lane.peer
+        assert peer is not None
+        self._awaiting = [(one, request) for one, request in self._awaiting if one is not lane]
+        if self._lanes.get(peer.actor) is not lane:
+            return
+        del self._lanes[peer.actor]
+        if peer.kind in ("gateway", "controller"):
+            self._states[peer.actor] = "starting"
+        if peer.kind == "gateway":
+            self._step(GatewayGone(actor=peer.actor))
+
+    def _answer_ready(self) -> None:
+        if not self._awaiting or not self.machine.ready:
+            return
+        entries = list(self.machine.fixed.values())
+        entries += (
+            m.ActorEntry(
+                actor=one.actor, kind="partition", incarnation=one.incarnation, pid=one.pid, restarts=one.restarts
+            )
+            for one in self.machine.processes.values()
+        )
+        ready = m.Ready(
+            node=self.spec.node,
+            cluster_id=self.machine.image.cluster_id,
+            listeners=[address for bound in self.machine.gateways.values() for address in bound],
+            admin=self.admin.addresses,
+            actors=entries,
+        )
+        for lane, request in self._awaiting:
+            lane.reply(request, ready)
+        self._awaiting.clear()
+
+    # Directories, off the loop
+
+    async def _remove(self, effect: RemoveDirectory) -> None:
+        """The name is free once the directory is renamed; its bytes may take their time."""
+        aside: Path | None = None
+        try:
+            aside = await self.loop.run_in_executor(
+                self._worker,
+                directories.put_aside,
+                self.data_dir,
+                effect.topic,
+                effect.topic_id,
+                effect.partition,
+            )
+        except OSError as error:
+            log.error("%s-%d: cannot be put aside: %s", effect.topic, effect.partition, error)
+        self._step(DirectoryRemoved(topic_id=effect.topic_id, partition=effect.partition))
+        if aside is not None:
+            await self.loop.run_in_executor(self._worker, directories.remove, aside)
+
+    async def _sweep(self) -> None:
+        """Once, at the start: what predecessors left, and directories of topics that nobody knows."""
+        try:
+            found = await self.loop.run_in_executor(self._worker, directories.partitions, self.data_dir)
+            topics = self.machine.image.topics
+            strays = [one for one in found if one.topic_id not in topics and not self._going(one)]
+            await self.loop.run_in_executor(self._worker, directories.set_strays_aside, strays)
+            for path in await self.loop.run_in_executor(self._worker, directories.leftovers, self.data_dir):
+                await self.loop.run_in_executor(self._worker, directories.remove, path)
+        except OSError as error:
+            log.warning("%s: cannot be swept: %s", self.data_dir, error)
+
+    def _going(self, found: directories.Found) -> bool:
+        """Whether it is being removed anyway."""
+        return (found.topic_id, found.partition) in self.machine.locals
+
+    # HTTP
+
+    def _serve_http(self) -> None:
+        if self._http is None:
+            self._http_timer.cancel()
+            self._http = self.loop.create_task(self.admin.serve(self))
+
+
+def _incarnation(directory_id: str) -> str:
+    """The same for as long as this Supervisor lives: a Node that restarts is not a broker that restarts."""
+    supervisor = os.getppid()
+    with open(f"/proc/{supervisor}/stat", encoding="utf-8", errors="replace") as source:
+        # The process's name may hold anything, so count from its closing bracket; field 22 is the start time.
+        started = source.read().rpartition(")")[2].split()[19]
+    return f"{directory_id}:{Files().boot_id()}:{supervisor}:{started}"
+
+
+class Node(ActorBase):
+    """The Thespian actor around it."""
+
+    shell = NodeShell
