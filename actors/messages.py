@@ -10,12 +10,48 @@ from __future__ import annotations
 
 import msgspec
 
+from .group_messages import (
+    CommitOffsets as CommitOffsets,
+    ConsumerHeartbeat as ConsumerHeartbeat,
+    ConsumerHeartbeatAnswered as ConsumerHeartbeatAnswered,
+    CoordinatorRunning as CoordinatorRunning,
+    CoordinatorStopped as CoordinatorStopped,
+    DeleteGroup as DeleteGroup,
+    DeleteOffsets as DeleteOffsets,
+    DescribedMember as DescribedMember,
+    DescribeGroup as DescribeGroup,
+    EnsureCoordinator as EnsureCoordinator,
+    FetchOffsets as FetchOffsets,
+    GroupAnswered as GroupAnswered,
+    GroupDescribed as GroupDescribed,
+    GroupEntry as GroupEntry,
+    GroupJoined as GroupJoined,
+    GroupLeft as GroupLeft,
+    GroupProtocol as GroupProtocol,
+    GroupRead as GroupRead,
+    GroupsListed as GroupsListed,
+    GroupSynced as GroupSynced,
+    HeartbeatGroup as HeartbeatGroup,
+    IndexRunning as IndexRunning,
+    IndexStopped as IndexStopped,
+    JoinedMember as JoinedMember,
+    JoinGroup as JoinGroup,
+    LeaveGroup as LeaveGroup,
+    LeavingMember as LeavingMember,
+    ListGroups as ListGroups,
+    OffsetsCommitted as OffsetsCommitted,
+    OffsetsDeleted as OffsetsDeleted,
+    OffsetsFetched as OffsetsFetched,
+    OffsetToCommit as OffsetToCommit,
+    OpenWriter as OpenWriter,
+    ReadGroup as ReadGroup,
+    SyncGroup as SyncGroup,
+    TopicPartitions as TopicPartitions,
+    TopicsGone as TopicsGone,
+    WriterOpened as WriterOpened,
+)
+from .message import Message as Message
 from .metadata import MetadataRecord
-
-
-class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True, gc=False):
-    """The root of all messages; the tag is the class's name."""
-
 
 # Every lane -----------------------------------------------------------------------------------------------------
 
@@ -336,13 +372,16 @@ class ProducerIdsAllocated(Message, frozen=True, kw_only=True):
 class Append(Message, frozen=True, kw_only=True):
     """Gateway to Partition: append the payload, one record batch, in this epoch; ``acks`` is -1, 0 or 1.
 
-    ``verified`` says the gateway has already checked the batch's header, length and CRC.
+    ``verified`` says the gateway has already checked the batch's header, length and CRC. A ``writer`` is refused
+    unless its ``incarnation`` is the one that last sent ``OpenWriter``.
     """
 
     epoch: int
     acks: int
     timeout_ms: int
     verified: bool = False
+    writer: str = ""
+    incarnation: int = 0
 
 
 class Appended(Message, frozen=True, kw_only=True):
@@ -436,256 +475,6 @@ class LogDescribed(Message, frozen=True, kw_only=True):
     producers: int
 
 
-# Gateway and Coordinator -----------------------------------------------------------------------------------------
-# One class an API for all its versions; ``code`` 0 is success. Times are milliseconds, member metadata and
-# assignments opaque bytes of the clients' embedded protocol.
-
-
-class GroupProtocol(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One assignor a member supports, with its subscription, in the member's order of preference."""
-
-    name: str
-    metadata: bytes
-
-
-class JoinGroup(Message, frozen=True, kw_only=True):
-    """Gateway to Coordinator: be a member of the next generation; parked until that generation is complete.
-
-    ``require_member_id`` is KIP-394: an unknown member is first given its id.
-    """
-
-    group: str
-    member_id: str
-    instance_id: str | None
-    client_id: str
-    client_host: str
-    protocol_type: str
-    protocols: list[GroupProtocol]
-    session_timeout_ms: int
-    rebalance_timeout_ms: int
-    require_member_id: bool
-    can_skip_assignment: bool = False
-
-
-class JoinedMember(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One member as the leader is shown it."""
-
-    member_id: str
-    instance_id: str | None
-    metadata: bytes
-
-
-class GroupJoined(Message, frozen=True, kw_only=True):
-    """Coordinator to Gateway: the generation, and its members if the receiver leads it."""
-
-    code: int = 0
-    generation: int = -1
-    protocol_type: str | None = None
-    protocol: str | None = None
-    leader: str = ""
-    member_id: str = ""
-    skip_assignment: bool = False
-    members: list[JoinedMember] = []
-
-
-class SyncGroup(Message, frozen=True, kw_only=True):
-    """Gateway to Coordinator: give me my assignment; the leader brings everybody's."""
-
-    group: str
-    generation: int
-    member_id: str
-    instance_id: str | None = None
-    protocol_type: str | None = None
-    protocol: str | None = None
-    assignments: dict[str, bytes] = {}
-
-
-class GroupSynced(Message, frozen=True, kw_only=True):
-    """Coordinator to Gateway: the member's assignment in this generation."""
-
-    code: int = 0
-    protocol_type: str | None = None
-    protocol: str | None = None
-    assignment: bytes = b""
-
-
-class HeartbeatGroup(Message, frozen=True, kw_only=True):
-    """Gateway to Coordinator: this member lives."""
-
-    group: str
-    generation: int
-    member_id: str
-    instance_id: str | None = None
-
-
-class GroupAnswered(Message, frozen=True, kw_only=True):
-    """Coordinator to Gateway: a code and nothing else."""
-
-    code: int = 0
-
-
-class LeavingMember(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One member that leaves; a static one may be named by its instance alone (KIP-345)."""
-
-    member_id: str
-    instance_id: str | None = None
-    code: int = 0
-
-
-class LeaveGroup(Message, frozen=True, kw_only=True):
-    """Gateway to Coordinator: these members go, now."""
-
-    group: str
-    members: list[LeavingMember]
-
-
-class GroupLeft(Message, frozen=True, kw_only=True):
-    """Coordinator to Gateway: one code a member, in the order asked."""
-
-    code: int = 0
-    members: list[LeavingMember] = []
-
-
-class OffsetToCommit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One partition's position; ``leader_epoch`` -1 is unknown."""
-
-    topic: str
-    partition: int
-    offset: int
-    leader_epoch: int = -1
-    metadata: str = ""
-
-
-class CommitOffsets(Message, frozen=True, kw_only=True):
-    """Gateway to Coordinator: all of these or none. A generation or member epoch of -1 and no member: no membership."""
-
-    group: str
-    generation: int
-    member_id: str
-    offsets: list[OffsetToCommit]
-    instance_id: str | None = None
-
-
-class OffsetsCommitted(Message, frozen=True, kw_only=True):
-    """Coordinator to Gateway: ``code`` for the request, else one code an offset in the order asked."""
-
-    code: int = 0
-    codes: list[int] = []
-
-
-class FetchOffsets(Message, frozen=True, kw_only=True):
-    """Gateway to Coordinator: committed offsets of these partitions, or of all when ``partitions`` is None.
-
-    ``member_epoch`` -1 and no member id asks as an admin does (KIP-848 checks the others).
-    """
-
-    group: str
-    partitions: list[tuple[str, int]] | None = None
-    member_id: str | None = None
-    member_epoch: int = -1
-
-
-class OffsetsFetched(Message, frozen=True, kw_only=True):
-    """Coordinator to Gateway: what is committed; an offset of -1 where nothing is."""
-
-    code: int = 0
-    offsets: list[OffsetToCommit] = []
-
-
-class DescribeGroup(Message, frozen=True, kw_only=True):
-    """Gateway to Coordinator: the whole group."""
-
-    group: str
-
-
-class DescribedMember(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One member; of a classic group the bytes, of a consumer group (KIP-848) the epochs and partitions."""
-
-    member_id: str
-    instance_id: str | None
-    client_id: str
-    client_host: str
-    metadata: bytes = b""
-    assignment: bytes = b""
-    rack_id: str | None = None
-    member_epoch: int = -1
-    subscribed_topics: list[str] = []
-    subscribed_regex: str | None = None
-    owned: list[TopicPartitions] = []
-    target: list[TopicPartitions] = []
-
-
-class GroupDescribed(Message, frozen=True, kw_only=True):
-    """Coordinator to Gateway: state in Kafka's words; ``group_type`` is ``classic`` or ``consumer``."""
-
-    code: int = 0
-    group: str = ""
-    group_type: str = "classic"
-    state: str = "Dead"
-    protocol_type: str = ""
-    protocol: str = ""
-    members: list[DescribedMember] = []
-    group_epoch: int = -1
-    assignment_epoch: int = -1
-    assignor: str = ""
-
-
-class TopicPartitions(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Partitions of one topic, by id (32 hex digits); the name where a person reads it."""
-
-    topic_id: str
-    partitions: list[int]
-    name: str = ""
-
-
-class ConsumerHeartbeat(Message, frozen=True, kw_only=True):
-    """Gateway to Coordinator: ConsumerGroupHeartbeat (KIP-848); a null field is unchanged since the last one."""
-
-    group: str
-    member_id: str
-    member_epoch: int
-    client_id: str
-    client_host: str
-    instance_id: str | None = None
-    rack_id: str | None = None
-    rebalance_timeout_ms: int = -1
-    subscribed_topics: list[str] | None = None
-    subscribed_regex: str | None = None
-    assignor: str | None = None
-    owned: list[TopicPartitions] | None = None
-
-
-class ConsumerHeartbeatAnswered(Message, frozen=True, kw_only=True):
-    """Coordinator to Gateway: the member's epoch, and its assignment where it changed."""
-
-    code: int = 0
-    reason: str | None = None
-    member_id: str | None = None
-    member_epoch: int = 0
-    heartbeat_interval_ms: int = 0
-    assignment: list[TopicPartitions] | None = None
-
-
-class DeleteGroup(Message, frozen=True, kw_only=True):
-    """Gateway to Coordinator: forget an empty group and its offsets."""
-
-    group: str
-
-
-class DeleteOffsets(Message, frozen=True, kw_only=True):
-    """Gateway to Coordinator: OffsetDelete (KIP-496); refused for topics the group subscribes to."""
-
-    group: str
-    partitions: list[tuple[str, int]]
-
-
-class OffsetsDeleted(Message, frozen=True, kw_only=True):
-    """Coordinator to Gateway: ``code`` for the request, else one a partition."""
-
-    code: int = 0
-    codes: list[int] = []
-
-
 AnyMessage = (
     Hello
     | Refused
@@ -750,6 +539,18 @@ AnyMessage = (
     | DeleteGroup
     | DeleteOffsets
     | OffsetsDeleted
+    | ListGroups
+    | GroupsListed
+    | OpenWriter
+    | WriterOpened
+    | ReadGroup
+    | GroupRead
+    | TopicsGone
+    | EnsureCoordinator
+    | CoordinatorRunning
+    | CoordinatorStopped
+    | IndexRunning
+    | IndexStopped
 )
 
 _encoder = msgspec.msgpack.Encoder()
