@@ -34,7 +34,6 @@ def delete_before(log: Log, offset: int) -> int:
 def apply(log: Log, now_ms: int) -> int:
     """See ``Log.apply_retention``."""
     log.check_usable()
-    _purge(log, now_ms)
     config = log.config
     log.producers.expire(now_ms - config.producer_id_expiration_ms)
     before = log.size
@@ -45,6 +44,7 @@ def apply(log: Log, now_ms: int) -> int:
         if number:
             _move_start(log, max(log.segments.peekitem(number)[0], log.start_offset))
     remove_below_start(log)
+    _purge(log, now_ms)
     return int(before - log.size)
 
 
