@@ -73,7 +73,8 @@ def run(options: Options) -> int:
     config = msgspec.structs.replace(
         config, node=msgspec.structs.replace(config.node, data_dir=str(directory))
     )
-    own_logging(config.log, "command/1")
+    own_logging(config.log, f"command/{config.node.id}")
+    logging.getLogger("Thespian").setLevel(logging.WARNING)
     try:
         return Command(config, directory, options.ready_file).run()
     finally:
@@ -380,7 +381,7 @@ def _ask_ready(run_dir: Path, waits: Iterator[float]) -> Any:
     from .messages import AwaitReady, Ready
 
     try:
-        lane = BlockingLane(run_dir / "node.sock", "command/1")
+        lane = BlockingLane(run_dir / "node.sock", "command")
     except OSError:
         time.sleep(next(waits) / 10)
         return None
