@@ -32,6 +32,7 @@ from ..messages import (
     LogTrimmed,
     Message,
     OffsetFound,
+    OpenWriter,
     TrimLog,
     Watch,
 )
@@ -117,11 +118,25 @@ class Leadership:
             frame.retain()
             if not self._mail:
                 self.loop.call_soon(self._drain)
-            self._mail.append(Mail(ticket, message.epoch, message.acks, now_ms() + message.timeout_ms, Batch(frame)))
+            deadline_ms = now_ms() + message.timeout_ms
+            self._mail.append(
+                Mail(
+                    ticket,
+                    message.epoch,
+                    message.acks,
+                    deadline_ms,
+                    Batch(frame),
+                    message.writer,
+                    message.incarnation,
+                )
+            )
         elif type(message) is Watch:
             # What was sent before it on this lane is written before it is answered.
             self._drain()
             self.writer.run(self.machine.watch(lane, ticket, message.epoch, message.offset))
+        elif type(message) is OpenWriter:
+            self._drain()
+            self.writer.run(self.machine.open_writer(ticket, message.epoch, message.writer, message.incarnation))
         else:
             self._drain()
             try:

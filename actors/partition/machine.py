@@ -11,7 +11,8 @@ The rules, and where they come from (design, section 6; Kafka's numbers are thos
   ``min.insync.replicas`` (strict min ISR, KIP-966);
 * acks=all is answered when the watermark has passed the batch, and so is a duplicate of a batch that is not yet
   committed; acks=1 when this replica's own copy is as durable as the topic asks;
-* one notice a lane is armed for consumers at the tail, and carries whatever is newest when it fires.
+* one notice a lane is armed for consumers at the tail, and carries whatever is newest when it fires;
+* a writer that opens a session drops its older incarnations: their appends are refused from then on (decision 0004).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import msgspec
 
 from logeion.wire.errors import (
     FencedLeaderEpochError,
+    InvalidProducerEpochError,
     InvalidRequiredAcksError,
     KafkaError,
     NotEnoughReplicasAfterAppendError,
@@ -34,7 +36,7 @@ from logeion.wire.errors import (
     UnknownLeaderEpochError,
 )
 
-from ..messages import Advanced, Appended, Message, Refused
+from ..messages import Advanced, Appended, Message, Refused, WriterOpened
 
 # Who asked: the shell's business, for the machine only something to hand back.
 Ticket = Hashable
@@ -50,6 +52,8 @@ class Mail(msgspec.Struct, gc=False):
     acks: int
     deadline_ms: int
     batch: object
+    writer: str = ""
+    incarnation: int = 0
 
 
 class Written(msgspec.Struct, frozen=True, gc=False):
@@ -146,6 +150,8 @@ class Machine:
         self._committing: list[_Waiter] = []
         self._persisting: list[_Waiter] = []
         self._watches: dict[Hashable, tuple[Ticket, int]] = {}
+        # The newest incarnation of each writer that opened a session in this epoch.
+        self._writers: dict[str, int] = {}
 
     # Appends --------------------------------------------------------------------------------------------------------
 
@@ -174,6 +180,8 @@ class Machine:
     def _objection(self, item: Mail) -> KafkaError | None:
         if item.epoch != self.epoch:
             return NotLeaderOrFollowerError(f"epoch {item.epoch} was asked, this leader has epoch {self.epoch}")
+        if item.writer and self._writers.get(item.writer) != item.incarnation:
+            return _fenced(item.writer, item.incarnation)
         if item.acks == ACKS_ALL:
             if len(self.isr) < self.min_isr:
                 return NotEnoughReplicasError(f"{len(self.isr)} in-sync replicas, {self.min_isr} are needed")
@@ -202,6 +210,19 @@ class Machine:
             self._ask_sync(effects)
         self._settle(effects)
         return effects
+
+    def open_writer(self, ticket: Ticket, epoch: int, writer: str, incarnation: int) -> list[Effect]:
+        """A writer begins: all that older incarnations of it can ever have written lies below the end it is told.
+
+        The shell has taken all mail that came before this, so nothing of theirs can still be on its way past it.
+        """
+        error = self.check_epoch(epoch)
+        if error is None and incarnation < self._writers.get(writer, incarnation):
+            error = _fenced(writer, incarnation)
+        if error is not None:
+            return [Answer(ticket, refusal(error, self.epoch))]
+        self._writers[writer] = incarnation
+        return [Answer(ticket, WriterOpened(end=self.end))]
 
     def refused(self, batches: Sequence[Mail], error: KafkaError) -> list[Effect]:
         """A ``Write`` of which nothing was kept: all of it gets this error."""
@@ -366,6 +387,10 @@ class Machine:
                 effects.append(Answer(waiter.ticket, refusal(error, self.epoch)))
             else:
                 effects.append(Answer(waiter.ticket, waiter.answer))
+
+
+def _fenced(writer: str, incarnation: int) -> KafkaError:
+    return InvalidProducerEpochError(f"incarnation {incarnation} of writer {writer} has no session here (any more)")
 
 
 def check_client_epoch(asked: int, epoch: int) -> KafkaError | None:

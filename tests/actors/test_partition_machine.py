@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from logeion.actors.messages import Appended, Refused
+from logeion.actors.messages import Appended, Refused, WriterOpened
 from logeion.actors.partition.machine import Answer, Commit, Effect, Machine, Mail, Notify, Sync, Write, Written
-from logeion.wire.errors import OffsetNotAvailableError, OffsetOutOfRangeError, OutOfOrderSequenceNumberError
+from logeion.wire.errors import (
+    InvalidProducerEpochError,
+    OffsetNotAvailableError,
+    OffsetOutOfRangeError,
+    OutOfOrderSequenceNumberError,
+)
 
 ALL, NONE, LEADER = -1, 0, 1
 
@@ -216,3 +221,19 @@ def test_a_topic_that_starts_to_sync_syncs_what_it_has() -> None:
     append(machine, mail("a"))
     assert machine.set_durable(True) == [Sync()]
     assert machine.high_watermark == 10
+
+
+def test_a_writers_new_incarnation_is_told_the_end_and_the_old_one_is_refused() -> None:
+    machine = leader(durable=False)
+    assert machine.open_writer("o1", 7, "group", 1) == [Answer("o1", WriterOpened(end=0))]
+    assert answers(append(machine, Mail("a", 7, ALL, 1_000, None, "group", 1))) == {"a": 0}
+    assert machine.open_writer("o2", 7, "group", 2) == [Answer("o2", WriterOpened(end=10))]
+    late = Mail("late", 7, ALL, 1_000, None, "group", 1)
+    other = Mail("other", 7, ALL, 1_000, None, "never opened", 1)
+    assert answers(append(machine, late, other, Mail("new", 7, ALL, 1_000, None, "group", 2))) == {
+        "late": -InvalidProducerEpochError.code,
+        "other": -InvalidProducerEpochError.code,
+        "new": 10,
+    }
+    assert answers(machine.open_writer("o3", 7, "group", 1)) == {"o3": -InvalidProducerEpochError.code}
+    assert answers(machine.open_writer("o4", 6, "group", 3)) == {"o4": -6}
