@@ -7,11 +7,8 @@ import time
 import uuid
 from pathlib import Path
 
-import msgspec
-
 from logeion.wire.errors import InvalidRequestError
 
-from ..config import Config
 from ..lanes import Lane, LaneListener, socket_path
 from ..messages import (
     AllocateProducerIds,
@@ -56,7 +53,7 @@ class ControllerShell(Shell):
     async def start(self) -> None:
         """Recover the metadata log, found the cluster if there is none, listen."""
         spec = self.spec
-        config = msgspec.msgpack.decode(spec.config, type=Config)
+        config = self.config
         self.quorum = QuorumOfOne(
             Path(spec.data_dir), now_ms=_now_ms, snapshot_bytes=config.storage.metadata_snapshot_bytes
         )
@@ -82,8 +79,7 @@ class ControllerShell(Shell):
             self.machine.next_offset,
             len(image.topics),
         )
-        self.listener = LaneListener(self.loop, socket_path(Path(spec.run_dir), "controller"), self._on_lane)
-        self.report("running")
+        self.listener = LaneListener(self.loop, socket_path(spec.run_dir, "controller"), self._on_lane)
 
     async def stop(self) -> None:
         """Nobody is served any more; the log is closed cleanly."""

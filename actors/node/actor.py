@@ -11,14 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import assert_never
 
-import msgspec
-
 from logeion.console.view import ActorRow
 from logeion.log.files import Files
 from logeion.wire.errors import InvalidRequestError
 
 from .. import messages as m
-from ..config import Config, parse_address
+from ..config import parse_address
 from ..lanes import Lane, LaneListener, socket_path
 from ..metadata import MetadataImage
 from ..runtime import ActorBase, ActorSpec, Shell
@@ -56,11 +54,12 @@ HTTP_S = 2.0
 class NodeShell(Shell):
     """The machine's effects: messages to the Supervisor, the Controller, the actors; directories; the admin HTTP."""
 
+    tells_node = False
+
     async def start(self) -> None:
         """Listen for the actors, dial the Controller, ask the Supervisor who runs."""
         spec = self.spec
-        self.config = Config.decode(spec.config)
-        self.data_dir, self.run_dir = Path(spec.data_dir), Path(spec.run_dir)
+        self.data_dir = Path(spec.data_dir)
         self.identity = identity.load(self.data_dir, spec.node, uuid.uuid4().hex)
         # Taken now, so that its address can be told; served later.
         self.admin = AdminPort(self.config.http.bind, self.config.http.port)
@@ -79,10 +78,10 @@ class NodeShell(Shell):
         self._ready = self._swept = False
         self._http: asyncio.Task[None] | None = None
         self._worker = ThreadPoolExecutor(1, "directories")
-        self._listener = LaneListener(self.loop, socket_path(self.run_dir, "node"), self._on_lane)
+        self._listener = LaneListener(self.loop, socket_path(spec.run_dir, "node"), self._on_lane)
         self._following = Following(
             self.loop,
-            self.run_dir,
+            spec.run_dir,
             step=self._step,
             applied=lambda: self.machine.applied,
             registration=self._registration,
@@ -178,7 +177,6 @@ class NodeShell(Shell):
             node=self.spec.node,
             incarnation=effect.incarnation,
             data_dir=self.spec.data_dir,
-            run_dir=self.spec.run_dir,
             config=self.spec.config,
             topic=effect.topic,
             topic_id=effect.topic_id,
@@ -192,7 +190,7 @@ class NodeShell(Shell):
                 actor=effect.actor,
                 kind="partition",
                 incarnation=effect.incarnation,
-                spec=msgspec.msgpack.encode(spec),
+                spec=spec.encode(),
             )
         )
 

@@ -73,6 +73,8 @@ class NodeMachine:
         # Whose a directory's name is, until it is removed.
         self._directories: dict[str, Key] = {}
         self._by_actor: dict[str, list[Key]] = {}
+        # Gateways that were told to end: the host is being stopped, and nothing more is started.
+        self._leaving: set[str] = set()
         # What actors said before the Supervisor had said who runs.
         self._early: dict[tuple[str, type], Greeted | Reported] = {}
         self._effects: list[AnyEffect] = []
@@ -104,7 +106,10 @@ class NodeMachine:
                 elif event.hello.kind in MANAGED:
                     self._greeted(event, now)
             case Reported():
-                self._reported(event, now)
+                if event.actor not in self.gateways:
+                    self._reported(event, now)
+                elif event.change.state == "stopping":
+                    self._leaving.add(event.actor)
             case Bound():
                 self.gateways[event.actor] = event.addresses
                 self._effects.append(Register())
@@ -341,6 +346,7 @@ class NodeMachine:
     def _greeted_gateway(self, gateway: str) -> None:
         """A gateway that is new is told who runs, and who is offline."""
         self.gateways.setdefault(gateway, [])
+        self._leaving.discard(gateway)
         for local in self.locals.values():
             process, state = self.processes.get(local.actor), self.image.partition(*local.key)
             if state is None:
@@ -476,7 +482,9 @@ class NodeMachine:
             self._grants.wish(key)
 
     def _pump(self, now: float) -> None:
-        """Ask for epochs, all at once and one request at a time; start what has one, so many at a time."""
+        """Unless the host stops: ask for epochs, all at once and one request at a time; start what has one, so many at a time."""
+        if self._leaving:
+            return
         if self.broker_epoch is not None:
             request = self._grants.request(self.node, self.broker_epoch, self._seen_epoch)
             if request is not None:
