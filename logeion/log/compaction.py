@@ -20,8 +20,7 @@ from logeion.wire.batch import BatchHeader, read_header
 from logeion.wire.errors import CorruptMessageError, MalformedError, StorageError
 from logeion.wire.records import Record, build_batch
 
-from . import checkpoints, names
-from . import index as indexes
+from . import checkpoints, index as indexes, names
 from .config import LONG_MAX
 from .lookup import read_batch
 from .producers import ProducerStates

@@ -27,8 +27,7 @@ from logeion.wire.errors import (
     WireError,
 )
 
-from . import checkpoints, compaction, cutting, lookup, names, retention
-from . import index as indexes
+from . import checkpoints, compaction, cutting, index as indexes, lookup, names, retention
 from .admission import admit
 from .config import LogConfig
 from .files import Data, Files

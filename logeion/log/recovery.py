@@ -20,8 +20,7 @@ from sortedcontainers import SortedDict
 from logeion.wire.batch import BatchHeader
 from logeion.wire.errors import MalformedError, StorageError
 
-from . import checkpoints, names
-from . import index as indexes
+from . import checkpoints, index as indexes, names
 from .compaction import finish_swap
 from .config import LogConfig
 from .epochs import EpochCache

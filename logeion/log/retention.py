@@ -109,7 +109,8 @@ def _too_old(log: Log, now_ms: int) -> int:
     number = 0
     for segment in _removable(log):
         newest = segment.newest()[0]
-        if newest < 0 or now_ms - newest <= log.config.retention_ms:
+        # One that compaction emptied has no age of its own, and must not keep the ones after it.
+        if segment.size and (newest < 0 or now_ms - newest <= log.config.retention_ms):
             break
         number += 1
     return number

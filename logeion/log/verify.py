@@ -16,8 +16,7 @@ import msgspec
 from logeion.wire.batch import BatchHeader
 from logeion.wire.errors import MalformedError, StorageError
 
-from . import checkpoints, names
-from . import index as indexes
+from . import checkpoints, index as indexes, names
 from .epochs import EpochCache
 from .files import Files
 from .producers import ProducerStates

@@ -126,7 +126,7 @@ class LogView:
 
     def __init__(self, directory: Path, *, descriptors: Descriptors | None = None) -> None:
         self.directory = str(directory)
-        self._descriptors = descriptors or Descriptors()
+        self._descriptors = Descriptors() if descriptors is None else descriptors
         self._own = descriptors is None
         self._files = self._descriptors.files
         self._bases: SortedList[int] = SortedList()
