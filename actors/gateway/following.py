@@ -62,18 +62,24 @@ class Following:
                     on_closed=self._on_controller_closed,
                 )
                 self._gateway.controller_connected(lane)
-                reply = await lane.request(Subscribe(from_offset=self._gateway.applied), timeout_s=SUBSCRIBE_S)
-                if isinstance(reply, Committed):
-                    self._on_committed(lane, reply)
+                self._subscribe(lane)
                 retry_s = FIRST_RETRY_S
                 await self._controller_gone.wait()
                 self._controller_gone.clear()
-            except OSError:
+            except (OSError, LaneError):
                 pass  # not up yet, or just killed
-            except LaneError as error:
-                log.info("subscribing to the metadata log: %s", error)
             await asyncio.sleep(retry_s)
             retry_s = min(2 * retry_s, LAST_RETRY_S)
+
+    def _subscribe(self, lane: Lane) -> None:
+        def on_reply(reply: AnyMessage | LaneError) -> None:
+            # A callback, not an await: what is committed next may follow in the same read.
+            if isinstance(reply, Committed):
+                self._on_committed(lane, reply)
+            else:
+                lane.close(f"subscribing to the metadata log: {reply}")
+
+        lane.call(Subscribe(from_offset=self._gateway.applied), on_reply=on_reply, timeout_s=SUBSCRIBE_S)
 
     def _on_controller_closed(self, lane: Lane, reason: str) -> None:
         log.info("the lane to the controller closed: %s", reason)

@@ -30,17 +30,17 @@ REST_S = 1.0
 MISSING = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
 
 
-def bind(addresses: list[str], port: int) -> list[socket.socket]:
+def bind(addresses: list[str], port: int, *, shared: bool = False) -> list[socket.socket]:
     """Listening sockets on all these addresses, with one port; port 0 is any that is free on all of them.
 
-    The bind is exclusive (no SO_REUSEPORT). Raises ConfigError that names the address and what to do.
+    The bind is exclusive unless ``shared`` (SO_REUSEPORT). Raises ConfigError that names the address and what to do.
     """
     for _attempt in range(20):
         sockets: list[socket.socket] = []
         chosen = port
         try:
             for address in addresses:
-                sock = _bind(address, chosen)
+                sock = _bind(address, chosen, shared)
                 if sock is None:
                     continue
                 sockets.append(sock)
@@ -60,7 +60,7 @@ def bind(addresses: list[str], port: int) -> list[socket.socket]:
     raise ConfigError(f"found no port that is free on all of {', '.join(addresses)}; choose one with --port")
 
 
-def _bind(address: str, port: int) -> socket.socket | None:
+def _bind(address: str, port: int, shared: bool) -> socket.socket | None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -70,6 +70,8 @@ def _bind(address: str, port: int) -> socket.socket | None:
         raise
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((address, port))

@@ -22,7 +22,6 @@ from ..config import parse_address
 from ..messages import AnyMessage, Message
 from ..metadata import MetadataImage, MetadataRecord, PartitionChanged, Topic, TopicDeleted
 from .answers import Answers
-from .answers import Answers
 from .cold import ColdReads
 from .links import Key, Link
 from .parking import Parking

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from pathlib import Path
 
-from logeion.wire.errors import StorageError
+from logeion.wire.errors import KafkaStorageError, StorageError
 
 from ..lanes import socket_path
-from ..messages import Hello
+from ..messages import Hello, StateChanged
 from ..runtime import ActorBase, Shell
 from .leading import Leadership
 
@@ -17,6 +18,9 @@ log = logging.getLogger(__name__)
 
 # The exit code of a replica whose disk failed (EX_IOERR): Node takes it offline with its cause.
 EXIT_STORAGE = 74
+
+# How long a replica that cannot start waits for the lane on which it can say why.
+MEET_NODE_S = 2.0
 
 
 class PartitionShell(Shell):
@@ -41,12 +45,16 @@ class PartitionShell(Shell):
             self.leadership = Leadership(
                 self.loop,
                 hello=hello,
-                path=socket_path(Path(spec.run_dir), f"partition-{spec.topic_id}-{spec.partition}"),
+                path=socket_path(spec.run_dir, f"partition-{spec.topic_id}-{spec.partition}"),
                 directory=Path(spec.data_dir) / f"{spec.topic}-{spec.partition}",
                 configs=spec.configs,
                 fatal=self._fatal,
             )
         except StorageError as error:
+            log.error("%s cannot start: %s", spec.actor, error)
+            deadline = self.loop.time() + MEET_NODE_S
+            while self.node_lane is None and self.loop.time() < deadline:
+                await asyncio.sleep(0.01)
             self._fatal(error)
 
     async def stop(self) -> None:
@@ -56,7 +64,10 @@ class PartitionShell(Shell):
     def _fatal(self, error: StorageError) -> None:
         """The disk cannot be trusted: tell Node why, and end. Nothing of an unfinished group is acknowledged."""
         log.error("%s ends: %s", self.spec.actor, error)
-        self.report("failed", str(error))
+        if self.node_lane is not None:
+            self.node_lane.tell(
+                StateChanged(state="failed", cause=str(error), epoch=self.spec.epoch, code=KafkaStorageError.code)
+            )
         os._exit(EXIT_STORAGE)
 
 

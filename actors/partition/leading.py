@@ -160,8 +160,9 @@ class Leadership:
             self._sync_late()
 
     def _answer(self, ticket: Ticket, message: Message) -> None:
-        lane, request = ticket  # type: ignore[misc]
-        lane.reply(request, message)
+        assert isinstance(ticket, tuple)
+        lane: Lane = ticket[0]
+        lane.reply(ticket[1], message)
 
     def _rare(self, message: Message) -> Message:
         """Everything but appends and watches; raises KafkaError."""
