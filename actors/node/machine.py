@@ -482,7 +482,7 @@ class NodeMachine:
             self._grants.wish(key)
 
     def _pump(self, now: float) -> None:
-        """Unless the host stops: ask for epochs, all at once and one request at a time; start what has one, so many at a time."""
+        """Unless the host stops: ask for epochs, all that wait at once; start what has one, so many at a time."""
         if self._leaving:
             return
         if self.broker_epoch is not None:
