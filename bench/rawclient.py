@@ -1,0 +1,154 @@
+"""A client of a few requests on one socket, for measuring a broker without measuring a client.
+
+It sends batches built beforehand, so that batch size, batch count and request count are exactly what is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Iterator
+
+from fastcrc import crc32
+
+API_VERSIONS, PRODUCE, METADATA, CREATE_TOPICS = 18, 0, 3, 19
+
+
+def varint(value: int) -> bytes:
+    value = (value << 1) ^ (value >> 63)
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def batch(count: int, value: bytes) -> bytes:
+    """A RecordBatch v2 of `count` records with the same value, no key, no producer id, made now."""
+    records = bytearray()
+    for i in range(count):
+        record = b"\0" + varint(0) + varint(i) + varint(-1) + varint(len(value)) + value + varint(0)
+        records += varint(len(record)) + record
+    now = int(time.time() * 1000)
+    checked = struct.pack(">hiqqqhii", 0, count - 1, now, now, -1, -1, -1, count) + bytes(records)
+    return struct.pack(">qiibI", 0, len(checked) + 9, -1, 2, crc32.iscsi(checked)) + checked
+
+
+def text(value: str) -> bytes:
+    data = value.encode()
+    return struct.pack(">h", len(data)) + data
+
+
+class RawClient:
+    """One connection; requests may be sent ahead of their answers, which come in order."""
+
+    def __init__(self, bootstrap: str, timeout_s: float = 30.0) -> None:
+        host, _, port = bootstrap.rpartition(":")
+        self.socket = socket.create_connection((host, int(port)), timeout=timeout_s)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def __enter__(self) -> RawClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, key: int, version: int, *body: bytes) -> None:
+        size = sum(map(len, body)) + 10
+        self.socket.sendall(b"".join((struct.pack(">ihhih", size, key, version, 1, -1), *body)))
+
+    def receive(self) -> bytes:
+        """The body of the next answer, after its correlation id."""
+        (size,) = struct.unpack(">i", self.exactly(4))
+        return self.exactly(size)[4:]
+
+    def exactly(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            chunk = self.socket.recv(size - len(data))
+            if not chunk:
+                raise ConnectionError("the broker closed the connection")
+            data += chunk
+        return bytes(data)
+
+    def create_topic(self, topic: str, partitions: int, configs: dict[str, str] | None = None) -> None:
+        entries = b"".join(text(name) + text(value) for name, value in (configs or {}).items())
+        body = struct.pack(">i", 1) + text(topic) + struct.pack(">ihi", partitions, 1, 0)
+        body += struct.pack(">i", len(configs or {})) + entries + struct.pack(">ib", 30_000, 0)
+        self.send(CREATE_TOPICS, 2, body)
+        answer = self.receive()
+        (code,) = struct.unpack_from(">h", answer, 4 + 4 + len(text(topic)))
+        if code:
+            raise RuntimeError(f"creating {topic}: error {code}")
+
+    def produce(self, topic: str, partition: int, records: bytes) -> None:
+        """Send one batch with acks=all; its answer is taken by `produced`."""
+        head = struct.pack(">hhii", -1, -1, 30_000, 1) + text(topic) + struct.pack(">iii", 1, partition, len(records))
+        self.send(PRODUCE, 7, head, records)
+
+    def produced(self, topic: str) -> int:
+        """The error code of the next Produce answer."""
+        answer = self.receive()
+        (code,) = struct.unpack_from(">h", answer, 4 + len(text(topic)) + 4 + 4)
+        return int(code)
+
+    def produce_many(self, topic: str, partitions: int, records: bytes, count: int, in_flight: int = 5) -> None:
+        """`count` requests of one batch each, around the partitions in turn."""
+        waiting: deque[int] = deque()
+        for i in range(count):
+            if len(waiting) == in_flight:
+                waiting.popleft()
+                self.must_be_acked(topic)
+            self.produce(topic, i % partitions, records)
+            waiting.append(i)
+        for _ in waiting:
+            self.must_be_acked(topic)
+
+    def must_be_acked(self, topic: str) -> None:
+        code = self.produced(topic)
+        if code:
+            raise RuntimeError(f"produce to {topic}: error {code}")
+
+
+@contextlib.contextmanager
+def connected_when_up(bootstrap: str, within_s: float) -> Iterator[RawClient]:
+    """Knock every 2 ms until the broker opens its port and answers ApiVersions."""
+    deadline = time.monotonic() + within_s
+    while True:
+        with contextlib.suppress(OSError):
+            client = RawClient(bootstrap, timeout_s=within_s)
+            client.send(API_VERSIONS, 0)
+            client.receive()
+            break
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{bootstrap} does not answer after {within_s} s")
+        time.sleep(0.002)
+    with client:
+        yield client
+
+
+def first_ack(bootstrap: str, topic: str, *, create: bool, within_s: float = 60.0) -> float:
+    """The monotonic time of the first acknowledged record, trying until there is one."""
+    record = batch(1, b"first")
+    deadline = time.monotonic() + within_s
+    with connected_when_up(bootstrap, within_s) as client:
+        while create:
+            try:
+                client.create_topic(topic, 1)
+                break
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.002)
+        while True:
+            client.produce(topic, 0, record)
+            code = client.produced(topic)
+            if code == 0:
+                return time.monotonic()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no ack in {within_s} s, last error {code}")
+            time.sleep(0.002)
