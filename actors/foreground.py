@@ -159,6 +159,10 @@ class Command:
         self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self) -> int:
+        if self.ready_file is not None:
+            # What an earlier run wrote would tell a waiting test the wrong addresses.
+            for path in (self.ready_file, _details(self.ready_file)):
+                path.unlink(missing_ok=True)
         become_subreaper()
         install_traps()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -285,7 +289,7 @@ class Command:
                     }
                 ],
             }
-            _write(self.ready_file.with_name(self.ready_file.name + ".json"), json.dumps(details, indent=1) + "\n")
+            _write(_details(self.ready_file), json.dumps(details, indent=1) + "\n")
             _write(self.ready_file, "".join(f"{address}\n" for address in ready.listeners))
 
     # Watching
@@ -412,6 +416,11 @@ def _descendants(pids: list[int]) -> list[int]:
     for pid in found:
         found += _children(pid)
     return found
+
+
+def _details(ready_file: Path) -> Path:
+    """Where the details stand, beside the ready file."""
+    return ready_file.with_name(ready_file.name + ".json")
 
 
 def _write(path: Path, text: str) -> None:
