@@ -1,5 +1,8 @@
-"""``python -m logeion``: the ``logeion`` command."""
+"""``python -m logeion`` is ``logeion``."""
 
-from logeion.cli.main import main
+from __future__ import annotations
 
-main()
+from .cli.main import main
+
+if __name__ == "__main__":
+    main()

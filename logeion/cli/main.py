@@ -1,66 +1,84 @@
-"""``logeion``: one command, its parts loaded when they are called."""
+"""``logeion``: the command line. Each command's module is loaded when it is used, so that ``--help`` is instant."""
 
 from __future__ import annotations
 
 import importlib
-import os
 import sys
-from typing import Any
 
 import click
 
-from .common import EXIT_INTERRUPTED, CliError, fail
+from .common import INTERRUPTED, OK, CliError, end_quietly
 
+# Command -> (module, what --help says). The command in the module has the command's name.
 COMMANDS = {
-    "up": "Run a node in the foreground.",
-    "topic": "Create, list, describe, configure, grow and delete topics.",
-    "produce": "Publish lines or JSON to a topic.",
-    "consume": "Print a topic's records.",
-    "actors": "Show the actors of the node that answers.",
-    "log": "Look at a partition's log on disk.",
-    "config": "Show the settings and where they come from.",
-    "demo": "Publish real lines, kill a partition half way, count what is lost (nothing).",
+    "up": ("logeion.cli.up", "Run a node in the foreground until Ctrl-C or SIGTERM."),
+    "topic": ("logeion.cli.topic", "Create, list, describe, configure, grow and delete topics."),
+    "produce": ("logeion.cli.produce", "Publish lines or JSON records to a topic."),
+    "consume": ("logeion.cli.consume", "Read a topic's records."),
+    "actors": ("logeion.cli.actors", "Show a node's actors."),
+    "config": ("logeion.cli.config", "Show the settings of a node and where each comes from."),
+    "log": ("logeion.cli.log", "Look into a partition's files: dump and verify, without a broker."),
+    "demo": ("logeion.cli.demo", "Publish the standard library, kill a partition half way, lose nothing."),
 }
 
 
-class _Lazy(click.Group):
-    """Knows its commands by name; a module is loaded only when its command runs."""
+class LazyGroup(click.Group):
+    """Knows its commands by name and imports one only to run it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
             return None
-        command = getattr(importlib.import_module(f"logeion.cli.{name}"), name)
-        assert isinstance(command, click.Command)
+        command: click.Command = getattr(importlib.import_module(entry[0]), cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], COMMANDS, 1) if args else []
+            if close:
+                raise click.UsageError(f"no command {args[0]!r}; did you mean {close[0]!r}?", ctx) from error
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="logeion", message="logeion %(version)s")
-def logeion() -> None:
-    """A replicated, partitioned commit log that every Kafka client can use."""
+def cli() -> None:
+    """A replicated, partitioned commit log that speaks Kafka's protocol."""
 
 
-def main(arguments: list[str] | None = None) -> Any:
-    """The console script; ends the process with the command's exit code."""
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point: exits 0 ok, 1 failed, 2 usage, 3 not found, 4 timeout, 5 cannot connect, 6 not authorised,
+    10 unhealthy, 130 Ctrl-C; a closed stdout ends quietly with 0."""
     try:
-        logeion.main(args=arguments, prog_name="logeion", standalone_mode=False)
+        code = cli.main(arguments, prog_name="logeion", standalone_mode=False)
+        sys.stdout.flush()
+    except click.UsageError as error:
+        click.echo(f"error: {error.format_message()}", err=True)
+        path = error.ctx.command_path if error.ctx is not None else "logeion"
+        click.echo(f"try: {path} --help", err=True)
+        sys.exit(2)
     except CliError as error:
-        fail(error)
+        error.show()
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output has enough; a flush at exit must not complain about it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    sys.stdout.flush()
-    sys.exit(0)
+        end_quietly()
+    else:
+        sys.exit(code if isinstance(code, int) else OK)
