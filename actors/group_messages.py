@@ -126,6 +126,7 @@ class OffsetToCommit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     offset: int
     leader_epoch: int = -1
     metadata: str = ""
+    topic_id: str = ""
 
 
 class CommitOffsets(Message, frozen=True, kw_only=True):
@@ -298,18 +299,22 @@ class WriterOpened(Message, frozen=True, kw_only=True):
 
 
 class ReadGroup(Message, frozen=True, kw_only=True):
-    """Coordinator to group index: the group's records once you have read the partition up to ``end``."""
+    """Coordinator to group index: the group's records from number ``at`` on, once you have read up to ``end``."""
 
     group: str
     end: int
+    at: int = 0
 
 
 class GroupRead(Message, frozen=True, kw_only=True):
-    """Group index to Coordinator: the payload is the newest record of each of the group's keys (``records.pack``).
+    """Group index to Coordinator: the newest record of each of the group's keys (``coordinator.records.pack``).
 
-    ``gone`` are the ids of topics that have positions in the group but do not exist any more.
+    ``next`` is where the next question goes on, -1 if that was all. ``gone`` are the ids of topics that have positions
+    in the group but do not exist any more.
     """
 
+    records: bytes
+    next: int = -1
     gone: list[str] = []
 
 

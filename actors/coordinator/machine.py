@@ -8,7 +8,7 @@ after every record made before them is committed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import assert_never
 
 from logeion.wire import errors
@@ -23,6 +23,7 @@ from ..messages import (
     FetchOffsets,
     GroupAnswered,
     GroupDescribed,
+    GroupEntry,
     GroupJoined,
     GroupLeft,
     GroupSynced,
@@ -35,8 +36,7 @@ from ..messages import (
     OffsetsFetched,
     SyncGroup,
 )
-from .classic import ClassicGroup
-from .classic import State as ClassicState
+from .classic import ClassicGroup, State as ClassicState
 from .consumer import ConsumerGroup, refusal
 from .offsets import Offsets
 from .records import ClassicValue, ConsumerValue, GroupKey, GroupRecord, MemberKey, MemberValue, OffsetKey
@@ -134,13 +134,20 @@ class GroupMachine:
             self._expire(now, step)
         return step
 
-    def topics_changed(self, topics: Mapping[str, tuple[str, int]], now: Now) -> Step:
-        """The metadata image moved on; offsets of topics that are gone go with them."""
+    def expire(self, now: Now) -> Step:
+        """Drop what is past its retention now; with its last position an empty group goes altogether."""
         step = Step()
-        gone = self.topics.keys() - topics.keys()
+        self._expire(now, step)
+        return step
+
+    def topics_gone(self, topic_ids: Collection[str]) -> Step:
+        """These topics were deleted; their positions go with them."""
+        return Step(records=self.offsets.drop(self.offsets.of_topics(topic_ids)))
+
+    def topics_changed(self, topics: Mapping[str, tuple[str, int]], now: Now) -> Step:
+        """The metadata image moved on: what it has now. Only a consumer group (KIP-848) needs to know."""
+        step = Step()
         self.topics = topics
-        if gone:
-            step.records += self.offsets.drop([key for key in self.offsets.committed if key[0] in gone])
         if isinstance(self.membership, ConsumerGroup):
             self.membership.topics_changed(topics, now, step)
         return step
@@ -306,6 +313,15 @@ class GroupMachine:
         if self.offsets.committed:
             return GroupDescribed(group=self.group, state=ClassicState.EMPTY.value)
         return GroupDescribed(group=self.group, code=errors.GroupIdNotFoundError.code)
+
+    def entry(self) -> GroupEntry:
+        """The group as lists show it."""
+        group = self.membership
+        if group is None:
+            return GroupEntry(group=self.group, state=ClassicState.EMPTY.value if self.exists else "Dead")
+        if isinstance(group, ClassicGroup):
+            return GroupEntry(group=self.group, state=group.state.value, protocol_type=group.protocol_type)
+        return GroupEntry(group=self.group, group_type="consumer", state=group.state, protocol_type="consumer")
 
     def _expire(self, now: Now, step: Step) -> None:
         group = self.membership

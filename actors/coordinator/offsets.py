@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from logeion.wire import errors
 
@@ -33,6 +33,7 @@ class Offsets:
                 commit_time_ms=now.wall_ms,
                 leader_epoch=wanted.leader_epoch,
                 metadata=wanted.metadata,
+                topic_id=wanted.topic_id,
             )
             records.append(GroupRecord(OffsetKey(self.group, wanted.topic, wanted.partition), value))
         for record in records:
@@ -65,6 +66,7 @@ class Offsets:
                         offset=value.offset,
                         leader_epoch=value.leader_epoch,
                         metadata=value.metadata,
+                        topic_id=value.topic_id,
                     )
                 )
         return found
@@ -79,6 +81,10 @@ class Offsets:
         for record in records:
             self.apply(record)
         return records
+
+    def of_topics(self, topic_ids: Collection[str]) -> list[tuple[str, int]]:
+        """The partitions whose positions were committed for topics of these ids."""
+        return [key for key, value in self.committed.items() if value.topic_id in topic_ids]
 
     def expired(
         self, now: Now, *, idle_since_ms: int | None, subscribed: frozenset[str] | None

@@ -6,6 +6,8 @@ coordinator reads them, and tagged structs may grow fields (decision 0003).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from ..messages import GroupProtocol, TopicPartitions
@@ -36,12 +38,13 @@ Key = GroupKey | OffsetKey | MemberKey
 
 
 class OffsetValue(msgspec.Struct, frozen=True, kw_only=True, tag="o", omit_defaults=True, gc=False):
-    """A position; the commit time starts its retention."""
+    """A position; the commit time starts its retention, and it goes when the topic of this id goes."""
 
     offset: int
     commit_time_ms: int
     leader_epoch: int = -1
     metadata: str = ""
+    topic_id: str = ""
 
 
 class SavedMember(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -125,6 +128,24 @@ def decode_key(key: bytes | memoryview) -> Key:
     return _keys.decode(key)
 
 
+def decode_value(value: bytes | memoryview) -> Value:
+    """Raises ``msgspec.DecodeError`` on bytes no coordinator wrote."""
+    return _values.decode(value)
+
+
 def decode(key: bytes | memoryview, value: bytes | memoryview | None) -> GroupRecord:
     """The record back; raises ``msgspec.DecodeError`` on bytes no coordinator wrote."""
     return GroupRecord(_keys.decode(key), None if value is None else _values.decode(value))
+
+
+_packed: msgspec.msgpack.Decoder[list[tuple[bytes, bytes]]] = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
+
+
+def pack(records: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Stored keys and values on their way from a group index to a Coordinator."""
+    return _encoder.encode(list(records))
+
+
+def unpack(data: bytes | memoryview) -> list[GroupRecord]:
+    """What ``pack`` packed, decoded; raises ``msgspec.DecodeError`` on anything else."""
+    return [decode(key, value) for key, value in _packed.decode(data)]

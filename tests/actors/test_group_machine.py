@@ -339,10 +339,14 @@ def test_offsets_expire_only_after_the_group_was_empty_for_the_retention() -> No
 
 def test_offsets_of_a_deleted_topic_go_with_it() -> None:
     group = Driver()
-    offsets = [OffsetToCommit(topic="t", partition=0, offset=1)]
+    offsets = [
+        OffsetToCommit(topic="t", partition=0, offset=1, topic_id=TOPIC_ID),
+        OffsetToCommit(topic="t", partition=1, offset=2, topic_id="f" * 32),
+    ]
     group.ask(CommitOffsets(group="g", generation=-1, member_id="", offsets=offsets))
-    group.take(group.machine.topics_changed({}, group.now()))
-    assert not group.machine.exists
+    group.take(group.machine.topics_gone([TOPIC_ID]))
+    assert list(group.machine.offsets.committed) == [("t", 1)], "the new topic of that name keeps its position"
+    group.take(group.reborn().machine.topics_gone(["f" * 32]))
 
 
 @pytest.mark.parametrize("bad", [b"", b"\0", b"\0\0\0\0\0\5\0\1a", b"\0\0\x7f\xff\xff\xff", b"\0\0\xff\xff\xff\xff"])
