@@ -36,7 +36,8 @@ from ..messages import (
     OffsetsFetched,
     SyncGroup,
 )
-from .classic import ClassicGroup, State as ClassicState
+from .classic import ClassicGroup
+from .classic import State as ClassicState
 from .consumer import ConsumerGroup, refusal
 from .offsets import Offsets
 from .records import ClassicValue, ConsumerValue, GroupKey, GroupRecord, MemberKey, MemberValue, OffsetKey
