@@ -124,7 +124,7 @@ class NodeShell(Shell):
         for effect in self.machine.step(event, self.loop.time()):
             self._do(effect)
         self._arm()
-        if self.machine.image.cluster_id != self.identity.cluster_id:
+        if self.machine.image.cluster_id not in ("", self.identity.cluster_id):
             self.identity = identity.joined(self.data_dir, self.identity, self.machine.image.cluster_id)
         if self.machine.caught_up and not self._swept:
             self._swept = True

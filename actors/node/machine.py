@@ -293,7 +293,8 @@ class NodeMachine:
                     known.state, known.deadline = "starting", None
         for process in list(self.processes.values()):
             entry_of = alive.get(process.actor)
-            expected = process.state != "asked" or process.overdue
+            # A list may be older than the Supervisor's reading of our last requests.
+            expected = process.pid != 0 or process.overdue
             if expected and (entry_of is None or entry_of.incarnation != process.incarnation):
                 self._exited(m.ActorExited(actor=process.actor, incarnation=process.incarnation), now)
         early, self._early = self._early, {}
@@ -332,6 +333,7 @@ class NodeMachine:
         if process is None or process.incarnation != event.incarnation:
             return
         del self.processes[event.actor]
+        self._remove_unknown(process)
         for key in list(self._by_actor.get(event.actor, ())):
             local = self.locals[key]
             if process.topic_id == local.topic_id and process.epoch is not None:
@@ -340,6 +342,13 @@ class NodeMachine:
                     local.note_exit(process, now)
                 self._effects.append(ToGateways(message=local.stopped(process.epoch)))
             self._reconcile(key, now)
+
+    def _remove_unknown(self, process: Process) -> None:
+        """A process that a predecessor had started late may have made a deleted topic's directory again."""
+        gone = self.caught_up and process.topic_id is not None and self.image.topic_by_id(process.topic_id) is None
+        if gone and self._local_of(process) is None and process.topic_id is not None and process.partition is not None:
+            topic = process.actor.partition("/")[2].rpartition("-")[0]
+            self._effects.append(RemoveDirectory(topic=topic, topic_id=process.topic_id, partition=process.partition))
 
     # The actors
 
@@ -554,7 +563,7 @@ class NodeMachine:
         for process in list(self.processes.values()):
             if process.deadline is None or process.deadline > now:
                 continue
-            if process.state == "asked":
+            if not process.pid:
                 # The request or its answer is lost: who runs?
                 process.overdue, process.deadline = True, now + FORK_S
                 self._effects.append(List())
