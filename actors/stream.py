@@ -164,7 +164,7 @@ class FrameStream:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.resume_reading()
 
-    # In ---------------------------------------------------------------------------------------------------------------
+    # In
 
     @property
     def pinned(self) -> int:
@@ -262,7 +262,7 @@ class FrameStream:
         self._on_frame(frame)
         frame.handed_over()
 
-    # Out --------------------------------------------------------------------------------------------------------------
+    # Out
 
     @property
     def waiting(self) -> int:
