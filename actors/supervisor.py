@@ -1,6 +1,6 @@
 """Supervisor: Thespian only. Starts the fixed actors in order and restarts them; starts temporary ones for Node.
 
-Stupid on purpose: no threads, no asyncio, no lanes, because it forks. An exit is noticed by Thespian's
+Stupid on purpose: no threads, no asyncio, no lanes, because it forks. An exit is noticed by SIGCHLD and Thespian's
 ChildActorExited and told to Node; what runs next is Node's business, but for Controller, Node and Gateway.
 SIGTERM stops all in order: gateways first, then what they talk to; nothing is restarted any more.
 """
@@ -76,8 +76,11 @@ class Supervisor(Actor):  # type: ignore[misc]
         self._stopping = -1
         self._stop_deadline = 0.0
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._watch = ThespianWatch([self._wake])
+        self._exits = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._watch = ThespianWatch([self._wake, self._exits])
         signal.signal(signal.SIGTERM, lambda *_: os.eventfd_write(self._wake, 1))
+        self._thespian_sigchld = signal.getsignal(signal.SIGCHLD)
+        signal.signal(signal.SIGCHLD, self._on_sigchld)
         self._node = f"node/{self._spec.node}"
         gateways = [f"gateway/{self._spec.node}"] + [
             f"gateway/{self._spec.node}.{number}" for number in range(2, config.node.gateways + 1)
@@ -92,9 +95,10 @@ class Supervisor(Actor):  # type: ignore[misc]
             elif isinstance(message, ChildActorExited):
                 self._reap()
             elif isinstance(message, WatchMessage):
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._wake)
-                self._stop()
+                if _taken(self._exits):
+                    self._reap()
+                if _taken(self._wake):
+                    self._stop()
             elif isinstance(message, WakeupMessage):
                 self._hurry()
             elif isinstance(message, str) and message == "start":
@@ -105,6 +109,13 @@ class Supervisor(Actor):  # type: ignore[misc]
             log.critical("supervisor ends error=%s", error, exc_info=error)
             os._exit(EXIT_CRASH)
         return self._watch
+
+    def _on_sigchld(self, number: int, frame: Any) -> None:
+        """Thespian forgets a SIGCHLD that comes while it handles another (seen: three partitions deleted together,
+        one exit told); what is written here stays until it is read."""
+        os.eventfd_write(self._exits, 1)
+        if callable(self._thespian_sigchld):
+            self._thespian_sigchld(number, frame)
 
     # Starting
 
@@ -129,7 +140,8 @@ class Supervisor(Actor):  # type: ignore[misc]
             case StopActor():
                 child = self._children.get(message.actor)
                 if child is not None and child.incarnation == message.incarnation:
-                    os.kill(child.pid, signal.SIGKILL if message.force else signal.SIGTERM)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(child.pid, signal.SIGKILL if message.force else signal.SIGTERM)
             case ListActors():
                 self.send(sender, encode(self._listed()))
             case _:
@@ -232,6 +244,15 @@ class Supervisor(Actor):  # type: ignore[misc]
             if child.kind in STOP_ORDER[self._stopping]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.pid, number)
+
+
+def _taken(eventfd: int) -> bool:
+    """Whether something was written, which is forgotten by that."""
+    try:
+        os.eventfd_read(eventfd)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def actor_class(kind: str) -> type[ActorBase]:
