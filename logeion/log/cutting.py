@@ -54,7 +54,7 @@ def truncate(log: Log, offset: int) -> None:
     log.recovery_point = min(log.recovery_point, end)
     if log.epochs.truncate_end(end):
         log.write_epochs()
-    log.producers = load_producers(log.store, log.segments, log.snapshots, end, 0)
+    log.producers = load_producers(log.store, log.segments, log.snapshots, end, log.now_ms)
     log.forget_positions()
     log.write_state()
 
@@ -76,7 +76,7 @@ def reset(log: Log, offset: int) -> None:
     log.synced_end = min(log.synced_end, offset)
     log.epochs.truncate_end(-1)
     log.write_epochs()
-    log.producers = load_producers(log.store, log.segments, log.snapshots, offset, 0)
+    log.producers = load_producers(log.store, log.segments, log.snapshots, offset, log.now_ms)
     log.forget_positions()
     log.write_state()
     log.store.sync_names()

@@ -80,7 +80,7 @@ class Log:
     is set, for good, once a sync has failed. ``warnings`` tells what a start found odd but could live with.
     """
 
-    def __init__(self, store: Store, config: LogConfig, lock_fd: int, boot_id: str, found: Recovered) -> None:
+    def __init__(self, store: Store, config: LogConfig, lock_fd: int, boot_id: str, found: Recovered, now_ms: int) -> None:
         self.store = store
         self.config = config
         self.boot_id = boot_id
@@ -103,6 +103,8 @@ class Log:
         self.size = sum(segment.size for segment in found.segments.values())
         self.failed: StorageError | None = None
         self.generation = 0
+        # The caller's clock when it last told: the log has none of its own.
+        self.now_ms = now_ms
         # Sealed segments whose bytes or indexes may not be on the device yet, oldest first.
         self.unsynced: list[Segment] = [
             segment for segment in list(found.segments.values())[:-1] if self._end_of(segment) > found.synced
@@ -113,6 +115,7 @@ class Log:
         self._state_fd = -1
         self._ends: deque[tuple[int, int, int]] = deque()
         self._position: tuple[int, int] | None = None
+        self._half_made: Segment | None = None
         self._last_sync_ms = 0
         self._unsynced_records = 0
         self._since_checkpoint = 0
@@ -173,6 +176,7 @@ class Log:
         a failed write all that follow have its ``StorageError``, and nothing of them is in the log. The views must be
         whole batches that ``check_produced`` has passed.
         """
+        self.now_ms = now_ms
         refusal = self._refusal(epoch)
         if refusal is not None:
             return [refusal] * len(batches)
@@ -223,6 +227,7 @@ class Log:
         a wrong CRC or an offset that does not follow, ``StorageError``.
         """
         self.check_usable()
+        self.now_ms = now_ms
         whole = memoryview(view)
         run = _Run(self.active.size, self.end_offset)
         epochs_changed = False
@@ -267,6 +272,7 @@ class Log:
     def _write(self, run: _Run, now_ms: int) -> None:
         if not run.placed:
             return
+        self._remove_half_made()
         segment = self.active
         before = segment.size
         segment.append(run.buffers, run.placed, self.config.index_interval_bytes)
@@ -332,10 +338,23 @@ class Log:
         old.seal()
         self._write_snapshot(begin)
         new = Segment(self.store, begin)
-        new.open_for_append(create=True)
+        try:
+            new.open_for_append(create=True)
+        except StorageError:
+            self._half_made = new
+            self._remove_half_made()
+            raise
         self.segments[begin] = new
         self.active = new
         self.unsynced.append(old)
+
+    def _remove_half_made(self) -> None:
+        """A new segment that could not be made whole goes before the old one grows: a start would believe its name."""
+        half = self._half_made
+        if half is not None:
+            for suffix in names.SEGMENT_FILES:
+                self.store.unlink(half.name + suffix)
+            self._half_made = None
 
     # Durability --------------------------------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ def open_log(
         except OSError as error:
             raise failed(error, "read the boot id for", store.directory) from error
         found = Recovery(store, config, boot_id=boot_id, now_ms=now_ms).run()
-        log = kind(store, config, lock_fd, boot_id, found)
+        log = kind(store, config, lock_fd, boot_id, found, now_ms)
         _settle(log, found.log_start, failure)
         return log
     except BaseException:

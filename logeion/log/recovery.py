@@ -262,6 +262,13 @@ class Recovery:
             self._store.warn(f"{self._store.path(segment.name)} lacked an index; it was written anew")
             segment.rebuild_indexes(self._config.index_interval_bytes)
         last: Segment = segments.peekitem(-1)[1]
+        if not last.size and len(segments) > 1:
+            # Left behind by a roll that failed, if the segment before went on growing.
+            before: Segment = segments.peekitem(-2)[1]
+            tail = walk_tail(self._store, before, lambda header: None)
+            if tail is not None and tail.next_offset > last.base:
+                self._drop(segments, [last])
+                last = before
         walk = walk_tail(self._store, last, self._note_epoch)
         if walk is None:
             self._store.warn(f"{self._store.path(last.name + names.INDEX)} does not fit its log; it was written anew")

@@ -34,6 +34,7 @@ def delete_before(log: Log, offset: int) -> int:
 def apply(log: Log, now_ms: int) -> int:
     """See ``Log.apply_retention``."""
     log.check_usable()
+    log.now_ms = now_ms
     config = log.config
     log.producers.expire(now_ms - config.producer_id_expiration_ms)
     before = log.size
