@@ -17,6 +17,7 @@ from logeion.wire.errors import InvalidRequestError
 
 from .. import messages as m
 from ..config import parse_address
+from ..gateway.ports import PortFile
 from ..lanes import Lane, LaneListener, socket_path
 from ..metadata import MetadataImage
 from ..runtime import ActorBase, ActorSpec, Shell
@@ -62,7 +63,11 @@ class NodeShell(Shell):
         self.data_dir = Path(spec.data_dir)
         self.identity = identity.load(self.data_dir, spec.node, uuid.uuid4().hex)
         # Taken now, so that its address can be told; served later.
-        self.admin = AdminPort(self.config.http.bind, self.config.http.port)
+        file = PortFile(spec.run_dir / "admin-port", shared=False)
+        self.admin = AdminPort(
+            self.config.http.bind, await file.settle(self.config.http.bind, self.config.http.port, first=True)
+        )
+        file.keep(self.admin.port)
         self.machine = NodeMachine(
             spec.node,
             starts_max=self.config.node.starts or 2 * (os.cpu_count() or 1),

@@ -52,6 +52,11 @@ class AdminPort:
             self._sockets.append(bound)
 
     @property
+    def port(self) -> int:
+        """The port of all of them."""
+        return int(self._sockets[0].getsockname()[1])
+
+    @property
     def addresses(self) -> list[str]:
         """``host:port`` of each socket."""
         return [show_address(*bound.getsockname()[:2]) for bound in self._sockets]

@@ -11,10 +11,10 @@ BACKOFF_MAX_S = 5.0
 # Starts in a row that never came to run, after which a partition is offline and tried only now and then.
 FAILED_STARTS_MAX = 8
 OFFLINE_RETRY_S = 30.0
-# Exits of a running actor that are answered at once; they are forgotten at one a second, so that an actor that is
-# killed every second comes back without delay, and one that crashes as soon as it serves does not eat the machine.
+# Exits of a running actor that are answered at once; they are forgotten at four a second, so that an actor that is
+# killed again and again comes back without delay, and one that crashes as soon as it serves does not eat the machine.
 FREE_EXITS = 4
-FORGOTTEN_PER_S = 1.0
+FORGOTTEN_PER_S = 4.0
 
 
 class Process(msgspec.Struct, kw_only=True):
@@ -41,16 +41,9 @@ class Process(msgspec.Struct, kw_only=True):
     configs: dict[str, str] | None = None
 
 
-class Local(msgspec.Struct, kw_only=True):
-    """One partition this node should lead, or whose directory it still has to remove (``wanted`` False)."""
+class Backoff(msgspec.Struct, kw_only=True):
+    """How soon the next process of an actor may start after one has ended by itself."""
 
-    topic: str
-    topic_id: str
-    partition: int
-    wanted: bool = True
-    # A leader epoch that was committed while this Node lives and that no start has used: good for one start.
-    unused_epoch: int = -1
-    removing: bool = False
     restarts: int = 0
     failed_starts: int = 0
     heat: float = 0.0
@@ -60,23 +53,12 @@ class Local(msgspec.Struct, kw_only=True):
     cause: str = ""
     code: int = 0
 
-    @property
-    def key(self) -> tuple[str, int]:
-        return self.topic_id, self.partition
-
-    @property
-    def directory(self) -> str:
-        """The name of its directory, which another topic of this name would use too."""
-        return f"{self.topic}-{self.partition}"
-
-    @property
-    def actor(self) -> str:
-        """Its actor's id, stable over restarts."""
-        return f"partition/{self.directory}"
-
     def note_exit(self, process: Process, now: float) -> None:
-        """Its process has ended by itself: when may the next one start?"""
-        self.restarts = max(self.restarts, process.restarts) + 1
+        """Its process has ended by itself: when may the next one start?
+
+        ``process.restarts`` is what the Supervisor counts by now, this exit included.
+        """
+        self.restarts = max(self.restarts + 1, process.restarts)
         if process.ran:
             self.failed_starts = 0
             self.heat = max(0.0, self.heat - (now - self.heat_at) * FORGOTTEN_PER_S) + 1.0
@@ -94,7 +76,7 @@ class Local(msgspec.Struct, kw_only=True):
         """Give up for now; ``code`` is Kafka's (56 KAFKA_STORAGE_ERROR: the usual reason to fail at every start)."""
         self.offline = True
         self.code = self.code or code
-        self.cause = self.cause or f"{self.failed_starts} starts in a row failed; see the log of {self.actor}"
+        self.cause = self.cause or f"{self.failed_starts} starts in a row failed; the log of this node says why"
         self.retry_at = now + OFFLINE_RETRY_S
 
     def note_running(self) -> None:
@@ -104,6 +86,32 @@ class Local(msgspec.Struct, kw_only=True):
         self.cause = ""
         self.code = 0
         self.retry_at = None
+
+
+class Local(Backoff, kw_only=True):
+    """One partition this node should lead, or whose directory it still has to remove (``wanted`` False)."""
+
+    topic: str
+    topic_id: str
+    partition: int
+    wanted: bool = True
+    # A leader epoch that was committed while this Node lives and that no start has used: good for one start.
+    unused_epoch: int = -1
+    removing: bool = False
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.topic_id, self.partition
+
+    @property
+    def directory(self) -> str:
+        """The name of its directory, which another topic of this name would use too."""
+        return f"{self.topic}-{self.partition}"
+
+    @property
+    def actor(self) -> str:
+        """Its actor's id, stable over restarts."""
+        return f"partition/{self.directory}"
 
     def stopped(self, epoch: int) -> m.PartitionStopped:
         """What gateways are told while nobody leads here; with a cause once it is offline."""

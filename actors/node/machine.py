@@ -14,6 +14,8 @@ from typing import assert_never
 
 from .. import messages as m
 from ..metadata import ConfigChanged, MetadataImage, MetadataRecord, PartitionChanged, TopicDeleted
+from .companions import KIND as COMPANION
+from .companions import Companions, is_companion
 from .events import (
     AnyEffect,
     AnyEvent,
@@ -32,6 +34,7 @@ from .events import (
     Start,
     Stop,
     ToGateways,
+    Wanted,
 )
 from .grants import Grants
 from .local import Local, Process
@@ -77,6 +80,7 @@ class NodeMachine:
         self._leaving: set[str] = set()
         # What actors said before the Supervisor had said who runs.
         self._early: dict[tuple[str, type], Greeted | Reported] = {}
+        self.companions = Companions(self)
         self._effects: list[AnyEffect] = []
 
     def step(self, event: AnyEvent, now: float) -> list[AnyEffect]:
@@ -97,16 +101,27 @@ class NodeMachine:
             case m.ActorsListed():
                 self._found(event.actors, now)
             case m.ActorStarted():
-                self._started(event, now)
+                if is_companion(event.actor):
+                    self.companions.started(event, now)
+                else:
+                    self._started(event, now)
             case m.ActorExited():
-                self._exited(event, now)
+                if is_companion(event.actor):
+                    self.companions.exited(event, now)
+                else:
+                    self._exited(event, now)
             case Greeted():
                 if event.hello.kind == "gateway":
                     self._greeted_gateway(event.hello.actor)
+                    self.companions.greeted_gateway(event.hello.actor)
+                elif event.hello.kind == COMPANION:
+                    self.companions.greeted(event, now)
                 elif event.hello.kind in MANAGED:
                     self._greeted(event, now)
             case Reported():
-                if event.actor not in self.gateways:
+                if is_companion(event.actor):
+                    self.companions.reported(event, now)
+                elif event.actor not in self.gateways:
                     self._reported(event, now)
                 elif event.change.state == "stopping":
                     self._leaving.add(event.actor)
@@ -117,8 +132,11 @@ class NodeMachine:
                 self.gateways.pop(event.actor, None)
             case DirectoryRemoved():
                 self._drop((event.topic_id, event.partition))
+            case Wanted():
+                self.companions.want(event.actor, event.wish, now)
             case Elapsed():
                 self._elapsed(now)
+                self.companions.elapsed(now)
             case _:
                 assert_never(event)
         for key in self._grants.settled(self.applied):
@@ -131,7 +149,30 @@ class NodeMachine:
         """When ``Elapsed`` should come; None for never."""
         moments = [one.retry_at for one in self.locals.values() if one.retry_at is not None]
         moments += [one.deadline for one in self.processes.values() if one.deadline is not None]
-        return min(moments, default=None)
+        return min(moments + list(self.companions.deadlines), default=None)
+
+    # What its companions see of it
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is known what should run here and what does."""
+        return self.caught_up and self.listed
+
+    def serving_epoch(self, key: Key) -> int | None:
+        """The epoch in which this host's leader of the partition serves now."""
+        local = self.locals.get(key)
+        process = self.processes.get(local.actor) if local is not None else None
+        return process.epoch if local is not None and process is not None and self._serving(local) else None
+
+    def new_incarnation(self) -> int:
+        """One that no actor of this host has ever had."""
+        incarnation = self._next_incarnation
+        self._next_incarnation += 1
+        return incarnation
+
+    def emit(self, effect: AnyEffect) -> None:
+        """Have this done."""
+        self._effects.append(effect)
 
     @property
     def ready(self) -> bool:
@@ -277,9 +318,12 @@ class NodeMachine:
         """Who really runs. A fresh Node adopts them once they say hello; what it asked for long ago may be missing."""
         alive: dict[str, m.ActorEntry] = {}
         self.fixed = {}
+        companions: list[m.ActorEntry] = []
         for entry in entries:
             if entry.kind in MANAGED:
                 alive[entry.actor] = entry
+            elif entry.kind == COMPANION:
+                companions.append(entry)
             else:
                 self.fixed[entry.actor] = entry
         self.listed = True
@@ -298,6 +342,7 @@ class NodeMachine:
             if expected and (entry_of is None or entry_of.incarnation != process.incarnation):
                 self._exited(m.ActorExited(actor=process.actor, incarnation=process.incarnation), now)
         early, self._early = self._early, {}
+        self.companions.found(companions, now)
         for event in early.values():
             if isinstance(event, Greeted):
                 self._greeted(event, now)
@@ -427,6 +472,7 @@ class NodeMachine:
                 local.note_running()
                 running = m.PartitionRunning(topic_id=local.topic_id, partition=local.partition, epoch=process.epoch)
                 self._effects.append(ToGateways(message=running))
+                self.companions.follow(local.key, now)
 
     def _configure(self, local: Local | None) -> None:
         """Tell the actor its topic's configuration, if it may have another and can be told."""
@@ -442,6 +488,10 @@ class NodeMachine:
 
     def _reconcile(self, key: Key, now: float) -> None:
         """Compare one partition's desired state with what runs, and take the next step towards it."""
+        self._take_step(key, now)
+        self.companions.follow(key, now)
+
+    def _take_step(self, key: Key, now: float) -> None:
         local = self.locals.get(key)
         if local is None:
             return
@@ -503,6 +553,7 @@ class NodeMachine:
             key = next(iter(self._queue))
             del self._queue[key]
             starting += self._start(key, now)
+        self.companions.pump(self.starts_max - starting - self.companions.starting, now)
 
     def _seen_epoch(self, key: Key) -> int | None:
         local, state = self.locals.get(key), self.image.partition(*key)
@@ -521,8 +572,7 @@ class NodeMachine:
         ):
             return False
         local.unused_epoch = -1
-        incarnation = self._next_incarnation
-        self._next_incarnation += 1
+        incarnation = self.new_incarnation()
         configs = self.image.topic_configs(local.topic)
         self.processes[local.actor] = Process(
             actor=local.actor,

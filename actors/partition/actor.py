@@ -10,7 +10,7 @@ from pathlib import Path
 from logeion.wire.errors import KafkaStorageError, StorageError
 
 from ..lanes import socket_path
-from ..messages import Hello, StateChanged
+from ..messages import AnyMessage, Configure, Hello, StateChanged
 from ..runtime import ActorBase, Shell
 from .leading import Leadership
 
@@ -56,6 +56,11 @@ class PartitionShell(Shell):
             while self.node_lane is None and self.loop.time() < deadline:
                 await asyncio.sleep(0.01)
             self._fatal(error)
+
+    def on_node(self, request: int, message: AnyMessage) -> None:
+        """Node says what the topic's configuration is from now on; a log that could not be opened has none."""
+        if isinstance(message, Configure) and hasattr(self, "leadership"):
+            self.leadership.configure(message.configs)
 
     async def stop(self) -> None:
         """Mark the log as cleanly closed."""

@@ -190,7 +190,7 @@ class Leadership:
                     producers=len(self.log.producers),
                 )
             case Configure():
-                self._configure(message.configs)
+                self.configure(message.configs)
                 return Done()
         raise InvalidRequestError(f"a partition does not answer {type(message).__name__}")
 
@@ -218,7 +218,8 @@ class Leadership:
 
     # Upkeep ---------------------------------------------------------------------------------------------------------
 
-    def _configure(self, configs: Mapping[str, str]) -> None:
+    def configure(self, configs: Mapping[str, str]) -> None:
+        """The topic's effective configuration from now on."""
         try:
             config = LogConfig.from_topic(configs)
         except ConfigError as error:
