@@ -52,6 +52,13 @@ class DirectoryRemoved(Event, frozen=True, kw_only=True):
     partition: int
 
 
+class Wanted(Event, frozen=True, kw_only=True):
+    """A gateway or a group index wants a group's Coordinator."""
+
+    actor: str
+    wish: m.EnsureCoordinator
+
+
 class Elapsed(Event, frozen=True, kw_only=True):
     """The machine's deadline has come."""
 
@@ -69,6 +76,7 @@ AnyEvent = (
     | Bound
     | GatewayGone
     | DirectoryRemoved
+    | Wanted
     | Elapsed
 )
 
@@ -78,7 +86,8 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Start(Effect, frozen=True, kw_only=True):
-    """Have the Supervisor start this partition's leader, once, for this epoch."""
+    """Have the Supervisor start this partition's leader, once, for this epoch; or a Coordinator or group index beside
+    the leader of that epoch (``kind`` coordinator; ``group`` None is the index)."""
 
     actor: str
     incarnation: int
@@ -87,6 +96,8 @@ class Start(Effect, frozen=True, kw_only=True):
     partition: int
     epoch: int
     configs: dict[str, str]
+    kind: str = "partition"
+    group: str | None = None
 
 
 class Stop(Effect, frozen=True, kw_only=True):
@@ -114,7 +125,14 @@ class Register(Effect, frozen=True, kw_only=True):
 class ToGateways(Effect, frozen=True, kw_only=True):
     """Tell this to one gateway, or to all (``actor`` None)."""
 
-    message: m.PartitionRunning | m.PartitionStopped
+    message: (
+        m.PartitionRunning
+        | m.PartitionStopped
+        | m.CoordinatorRunning
+        | m.CoordinatorStopped
+        | m.IndexRunning
+        | m.IndexStopped
+    )
     actor: str | None = None
 
 
