@@ -20,7 +20,8 @@ from logeion.wire.batch import BatchHeader, read_header
 from logeion.wire.errors import CorruptMessageError, MalformedError, StorageError
 from logeion.wire.records import Record, build_batch
 
-from . import checkpoints, index as indexes, names
+from . import checkpoints, names
+from . import index as indexes
 from .config import LONG_MAX
 from .lookup import read_batch
 from .producers import ProducerStates

@@ -30,16 +30,28 @@ def truncate(log: Log, offset: int) -> None:
     if offset <= log.start_offset or offset <= log.segments.peekitem(0)[0]:
         reset(log, offset)
         return
-    seen = offset < log.high_watermark
-    if offset < log.recovery_point:
+    segment: Segment = log.segments.peekitem(log.segments.bisect_right(offset) - 1)[1]
+    found = segment.locate(offset)
+    end = offset if found is None else min(offset, found[1].base_offset)
+    if end <= log.start_offset:
+        reset(log, log.start_offset)
+        return
+    if end < log.recovery_point:
         # What will be written in its place is not on the device yet.
-        log.write_recovery_point(offset)
+        log.write_recovery_point(end)
         log.store.sync_names()
     log.generation += 1
-    _drop_snapshots(log, offset)
-    while len(log.segments) > 1 and log.active.base >= offset:
+    _drop_snapshots(log, end)
+    while log.active is not segment:
         _drop_last(log)
-    end = _cut_active(log, offset, seen)
+    if segment in log.unsynced:
+        log.unsynced.remove(segment)
+    if found is not None and end < log.high_watermark:
+        _copy_head(log, segment, found[0])
+    elif segment.fd < 0:
+        segment.open_for_append()
+    if found is not None:
+        _cut(log, segment, found[0], end)
     # The cut is on the device before anything that builds on it: an epoch file that knows of a new history would not
     # fit the old one if that came back.
     try:
@@ -93,27 +105,12 @@ def _drop_snapshots(log: Log, above: int) -> None:
         log.store.unlink(names.stem(log.snapshots.pop()) + names.SNAPSHOT)
 
 
-def _cut_active(log: Log, offset: int, seen: bool) -> int:
-    """Cut the last segment before the batch that holds ``offset``; returns the log's new end."""
-    segment = log.active
-    if segment in log.unsynced:
-        log.unsynced.remove(segment)
-    found = segment.locate(offset)
-    if found is None:
-        if segment.fd < 0:
-            segment.open_for_append()
-        return offset
-    position, header = found
-    end = min(offset, header.base_offset)
-    if seen:
-        _copy_head(log, segment, position)
-    elif segment.fd < 0:
-        segment.open_for_append()
+def _cut(log: Log, segment: Segment, position: int, end: int) -> None:
+    """Cut the open segment to ``position`` bytes, and its indexes with it."""
     log.size -= segment.size - position
     segment.cut(position, end - 1)
     if walk_tail(log.store, segment, lambda header: None) is None:
         segment.rebuild_indexes(log.config.index_interval_bytes)
-    return end
 
 
 def _copy_head(log: Log, segment: Segment, size: int) -> None:

@@ -27,7 +27,8 @@ from logeion.wire.errors import (
     WireError,
 )
 
-from . import checkpoints, compaction, cutting, index as indexes, lookup, names, retention
+from . import checkpoints, compaction, cutting, lookup, names, retention
+from . import index as indexes
 from .admission import admit
 from .config import LogConfig
 from .files import Data, Files
@@ -80,7 +81,9 @@ class Log:
     is set, for good, once a sync has failed. ``warnings`` tells what a start found odd but could live with.
     """
 
-    def __init__(self, store: Store, config: LogConfig, lock_fd: int, boot_id: str, found: Recovered, now_ms: int) -> None:
+    def __init__(
+        self, store: Store, config: LogConfig, lock_fd: int, boot_id: str, found: Recovered, now_ms: int
+    ) -> None:
         self.store = store
         self.config = config
         self.boot_id = boot_id
@@ -233,6 +236,11 @@ class Log:
         epochs_changed = False
         latest = self.epochs.latest
         headers = list(iter_headers(whole))
+        start = self.start_offset
+        if headers and not self.size and headers[0][1].base_offset < start <= headers[0][1].last_offset:
+            # An empty log that begins in the middle of a batch: the batch comes whole, its head stays deleted.
+            cutting.reset(self, headers[0][1].base_offset)
+            run = _Run(0, self.end_offset)
         expected = self.end_offset
         for at, header in headers:
             verify_crc(whole, header, at)
@@ -260,6 +268,9 @@ class Log:
             self.epochs.truncate_end(self.end_offset)
             raise
         self.epoch = max(self.epoch, latest)
+        if start > self.start_offset:
+            self.high_watermark = max(self.high_watermark, start)
+            retention.delete_before(self, start)
         return self.end_offset
 
     def _add(self, run: _Run, buffers: Sequence[Data], first: int, header: BatchHeader) -> None:

@@ -20,7 +20,8 @@ from sortedcontainers import SortedDict
 from logeion.wire.batch import BatchHeader
 from logeion.wire.errors import MalformedError, StorageError
 
-from . import checkpoints, index as indexes, names
+from . import checkpoints, names
+from . import index as indexes
 from .compaction import finish_swap
 from .config import LogConfig
 from .epochs import EpochCache

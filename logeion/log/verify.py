@@ -16,7 +16,8 @@ import msgspec
 from logeion.wire.batch import BatchHeader
 from logeion.wire.errors import MalformedError, StorageError
 
-from . import checkpoints, index as indexes, names
+from . import checkpoints, names
+from . import index as indexes
 from .epochs import EpochCache
 from .files import Files
 from .producers import ProducerStates

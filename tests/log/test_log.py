@@ -402,6 +402,18 @@ def test_a_follower_appends_as_received_and_learns_epochs_and_producers() -> Non
     assert follower.producers.items()[0][1].batches == leader.producers.items()[0][1].batches
 
 
+def test_a_follower_that_begins_in_the_middle_of_a_batch_takes_it_whole_and_hides_its_head() -> None:
+    leader, follower = open_log(MemoryDisk()), open_log(MemoryDisk())
+    leader.become_leader(0)
+    append(leader, b"a", b"b", b"c")
+    append(leader, b"d")
+    follower.reset(1)
+    data = b"".join(bytes(part) for _header, part in batches_of(leader))
+    assert follower.append_fetched(data, now_ms=NOW) == 4
+    assert (follower.start_offset, follower.high_watermark) == (1, 1)
+    assert records_of(follower) == {1: b"b", 2: b"c", 3: b"d"}
+
+
 # Starting ------------------------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 
-from hypothesis import HealthCheck, settings, strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from logeion.log.log import Log
@@ -101,7 +102,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule(share=st.floats(0, 1))
     def advance(self, share: float) -> None:
         # the watermark lies between batches
-        target = int(self.end * share)
+        target = int(self.synced * share)
         target = self.batch_of.get(target, target)
         self.log.advance_high_watermark(target)
         self.watermark = max(self.watermark, target)
@@ -116,11 +117,8 @@ class LogMachine(RuleBasedStateMachine):
     def truncate(self, share: float) -> None:
         cut = self.start + 1 + int((self.end - self.start - 1) * share)
         self.log.truncate(cut)
-        cut = self.batch_of.get(cut, cut)
-        if cut < self.start:
-            # the batch reaches below the log start: nothing of it can stay
-            self.start = min(self.start, self.log.start_offset)
-        self.end = cut
+        # the whole batch goes; of one that reaches below the log start nothing can stay
+        self.end = max(self.batch_of.get(cut, cut), self.start)
         self._forget()
         self.epoch += 1
         self.log.become_leader(self.epoch)
