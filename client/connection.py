@@ -193,7 +193,7 @@ class Connection(asyncio.BufferedProtocol):
         waiting = self._waiting.popleft()
         waiting.timer.cancel()
         version = waiting.version
-        if waiting.api_key == API_VERSIONS and len(frame) >= 6 and frame[4:6] == b"\x00\x23":
+        if waiting.api_key == API_VERSIONS and len(frame) >= 6 and bytes(frame[4:6]) == b"\x00\x23":
             version = 0  # KIP-511: a version the broker does not know is refused in the form of version 0
         try:
             correlation_id, body = decode_response(waiting.api_key, version, frame)

@@ -1,37 +1,64 @@
-"""Which partition a key belongs to: Kafka's own murmur2, so that all clients agree on it. Pure."""
+"""Which partition a record goes to, as Kafka's Java client decides it. Pure."""
 
 from __future__ import annotations
 
-import functools
 import struct
+import zlib
+from collections.abc import Callable
+from functools import lru_cache
+
+Partitioner = Callable[[bytes, int], int]
+
+_M = 0x5BD1E995
+_MASK = 0xFFFFFFFF
 
 
-@functools.lru_cache(maxsize=65_536)
-def murmur2(key: bytes) -> int:
-    """Kafka's hash of a serialized key, as a positive 31-bit number.
+def murmur2(data: bytes) -> int:
+    """The 32-bit hash of Kafka's default partitioner (MurmurHash 2 with its seed), unsigned.
 
     >>> murmur2(b"user-1234567890ab")
     752553288
     """
-    multiply, mask = 0x5BD1E995, 0xFFFFFFFF
-    length = len(key)
-    value = 0x9747B28C ^ length
-    whole = length & ~3
-    for (word,) in struct.iter_unpack("<I", key[:whole]):
-        word = (word * multiply) & mask
+    size = len(data)
+    value = 0x9747B28C ^ size
+    words = size >> 2
+    for word in struct.unpack_from(f"<{words}I", data):
+        word = word * _M & _MASK
         word ^= word >> 24
-        word = (word * multiply) & mask
-        value = ((value * multiply) & mask) ^ word
-    rest = key[whole:]
+        value = (value * _M & _MASK) ^ (word * _M & _MASK)
+    rest = data[words << 2 :]
     if rest:
-        value ^= int.from_bytes(rest, "little")
-        value = (value * multiply) & mask
+        value = (value ^ int.from_bytes(rest, "little")) * _M & _MASK
     value ^= value >> 13
-    value = (value * multiply) & mask
-    value ^= value >> 15
-    return value & 0x7FFFFFFF
+    value = value * _M & _MASK
+    return value ^ value >> 15
 
 
-def partition_for(key: bytes, partitions: int) -> int:
-    """The partition of a keyed record."""
-    return murmur2(key) % partitions
+@lru_cache(maxsize=65536)
+def by_murmur2(key: bytes, partitions: int) -> int:
+    """As Java clients and kafka-python place keys: the hash without its sign, modulo the partitions."""
+    return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def by_crc32(key: bytes, partitions: int) -> int:
+    """As librdkafka places keys by default ("consistent_random")."""
+    return zlib.crc32(key) % partitions
+
+
+class Sticky:
+    """Where records without a key go: one partition until its batch is sent, then the next (KIP-480).
+
+    Round robin instead of chance: as even, and a test can say what happens.
+    """
+
+    def __init__(self) -> None:
+        self._current: dict[str, int] = {}
+
+    def partition(self, topic: str, partitions: int) -> int:
+        """The partition for the next record without a key."""
+        return self._current.get(topic, 0) % partitions
+
+    def batch_full(self, topic: str, partition: int, partitions: int) -> None:
+        """This partition's batch was closed: stick to another one."""
+        if self._current.get(topic, 0) % partitions == partition:
+            self._current[topic] = (partition + 1) % partitions

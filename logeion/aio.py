@@ -1,0 +1,13 @@
+"""The client for programs that use asyncio."""
+
+from __future__ import annotations
+
+from logeion.client import Admin as Admin
+from logeion.client import Client as Client
+from logeion.client import Consumer as Consumer
+from logeion.client import Delivery as Delivery
+from logeion.client import Producer as Producer
+from logeion.client import RecordMetadata as RecordMetadata
+from logeion.client import Start as Start
+from logeion.client import TopicPartition as TopicPartition
+from logeion.client import connect as connect
