@@ -151,9 +151,8 @@ def main() -> None:
     if compared:
         print()
         print(report.table(["ours / theirs", *FIGURES], compared))
-    print(
-        f"\n{options.rounds} rounds of {options.mb} MB, {options.partitions} partition(s), {options.acks} acks. {named}."
-    )
+    sizes = f"{options.rounds} rounds of {options.mb} MB, {options.partitions} partition(s), {options.acks} acks"
+    print(f"\n{sizes}. {named}.")
 
 
 if __name__ == "__main__":

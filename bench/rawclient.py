@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from fastcrc import crc32
 
-API_VERSIONS, PRODUCE, METADATA, CREATE_TOPICS = 18, 0, 3, 19
+PRODUCE, FETCH, LIST_OFFSETS, API_VERSIONS, CREATE_TOPICS = 0, 1, 2, 18, 19
 
 
 def varint(value: int) -> bytes:
@@ -107,6 +107,57 @@ class RawClient:
             waiting.append(i)
         for _ in waiting:
             self.must_be_acked(topic)
+
+    def settle(self, topic: str, partitions: int, value: bytes = b"settle", within_s: float = 60.0) -> None:
+        """Write one record to each partition, trying until its leader is there."""
+        record = batch(1, value)
+        deadline = time.monotonic() + within_s
+        for partition in range(partitions):
+            self.produce(topic, partition, record)
+            while code := self.produced(topic):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{topic}-{partition} not writable in {within_s} s, last error {code}")
+                time.sleep(0.01)
+                self.produce(topic, partition, record)
+
+    def fetch(self, topic: str, partition: int, offset: int, max_bytes: int) -> bytes:
+        """The record bytes of one Fetch v4, waiting at most half a second for any."""
+        body = struct.pack(">iiiib", -1, 500, 1, max_bytes, 0) + struct.pack(">i", 1) + text(topic)
+        self.send(FETCH, 4, body, struct.pack(">iiqi", 1, partition, offset, max_bytes))
+        answer = self.receive()
+        at = 4 + 4 + len(text(topic)) + 4
+        _, code, _, _, aborted = struct.unpack_from(">ihqqi", answer, at)
+        if code:
+            raise RuntimeError(f"fetch of {topic}-{partition} at {offset}: error {code}")
+        at += 26 + max(aborted, 0) * 16
+        (size,) = struct.unpack_from(">i", answer, at)
+        return answer[at + 4 : at + 4 + max(size, 0)]
+
+    def end_offset(self, topic: str, partition: int) -> int:
+        """ListOffsets v1 for the latest offset."""
+        body = struct.pack(">ii", -1, 1) + text(topic) + struct.pack(">iiq", 1, partition, -1)
+        self.send(LIST_OFFSETS, 1, body)
+        answer = self.receive()
+        _, code, _, offset = struct.unpack_from(">ihqq", answer, 4 + len(text(topic)) + 4)
+        if code:
+            raise RuntimeError(f"end of {topic}-{partition}: error {code}")
+        return int(offset)
+
+    def fetch_many(self, topic: str, partition: int, offset: int, end: int, max_bytes: int = 1 << 20) -> int:
+        """Read from an offset to an end, batch header by batch header; the bytes received."""
+        total = 0
+        while offset < end:
+            records = self.fetch(topic, partition, offset, max_bytes)
+            total += len(records)
+            at = 0
+            while at + 61 <= len(records):
+                base, length = struct.unpack_from(">qi", records, at)
+                (last,) = struct.unpack_from(">i", records, at + 23)
+                if at + 12 + length > len(records):
+                    break
+                offset = base + last + 1
+                at += 12 + length
+        return total
 
     def must_be_acked(self, topic: str) -> None:
         code = self.produced(topic)
