@@ -40,6 +40,7 @@ from .events import (
     Start,
     Stop,
     ToGateways,
+    Wanted,
 )
 from .following import Following
 from .http import AdminPort
@@ -178,7 +179,7 @@ class NodeShell(Shell):
     def _start_actor(self, effect: Start) -> None:
         spec = ActorSpec(
             actor=effect.actor,
-            kind="partition",
+            kind=effect.kind,
             node=self.spec.node,
             incarnation=effect.incarnation,
             data_dir=self.spec.data_dir,
@@ -188,12 +189,13 @@ class NodeShell(Shell):
             partition=effect.partition,
             epoch=effect.epoch,
             configs=effect.configs,
+            group=effect.group,
         )
         log.info("starting %s epoch=%d incarnation=%d", effect.actor, effect.epoch, effect.incarnation)
         self.tell_supervisor(
             m.StartActor(
                 actor=effect.actor,
-                kind="partition",
+                kind=effect.kind,
                 incarnation=effect.incarnation,
                 spec=spec.encode(),
             )
@@ -242,6 +244,8 @@ class NodeShell(Shell):
                 self._step(Reported(actor=peer.actor, incarnation=peer.incarnation, change=message))
             case m.ListenersBound():
                 self._step(Bound(actor=peer.actor, addresses=message.addresses))
+            case m.EnsureCoordinator():
+                self._step(Wanted(actor=peer.actor, wish=message))
             case m.AwaitReady():
                 self._awaiting.append((lane, request))
                 self._answer_ready()

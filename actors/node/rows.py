@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from logeion.console.view import ActorRow
 
 from ..messages import ActorEntry
+from .companions import Companion
 from .local import Local, Process
 from .machine import NodeMachine
 
@@ -24,6 +25,7 @@ def actor_rows(machine: NodeMachine, states: Mapping[str, str], pids: Mapping[st
     for process in machine.processes.values():
         if process.actor not in known:
             rows.append(_leaving(machine, process))
+    rows += (_companion(machine, one) for one in sorted(machine.companions.all.values(), key=lambda one: one.actor))
     return rows
 
 
@@ -61,6 +63,29 @@ def _partition(machine: NodeMachine, local: Local) -> ActorRow:
         state=state,
         restarts=max(local.restarts, mine.restarts if mine is not None else 0),
         cause=local.cause,
+    )
+
+
+def _companion(machine: NodeMachine, one: Companion) -> ActorRow:
+    """A Coordinator (its id ends in its group) or a group index."""
+    process = one.process
+    if process is not None:
+        state = _SHOWN.get(process.state, process.state)
+    else:
+        state = "failed" if one.offline else "starting"
+    topic_id, partition = one.key or (None, None)
+    topic = machine.image.topic_by_id(topic_id) if topic_id is not None else None
+    return ActorRow(
+        kind="coordinator",
+        id=one.actor,
+        node=machine.node,
+        pid=(process.pid or None) if process is not None else None,
+        topic=topic.name if topic is not None else None,
+        partition=partition,
+        epoch=process.epoch if process is not None else None,
+        state=state,
+        restarts=max(one.restarts, process.restarts if process is not None else 0),
+        cause=one.cause,
     )
 
 
