@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .cluster import describe_cluster, describe_log_dirs
 from .configs import alter_configs, describe_configs, incremental_alter_configs
+from .coordinators import find_coordinator
 from .fetch import fetch
 from .offsets import list_offsets
 from .produce import produce
@@ -44,6 +45,7 @@ HANDLERS: dict[int, AsyncHandler | Direct] = {
     1: Direct(fetch),
     2: list_offsets,
     3: metadata,
+    10: find_coordinator,
     18: api_versions,
     19: create_topics,
     20: delete_topics,

@@ -9,6 +9,7 @@ import pytest
 from logeion.actors import messages as m
 from logeion.actors.gateway.asking import TOGETHER, each
 from logeion.actors.gateway.cluster import describe_cluster, describe_log_dirs
+from logeion.actors.gateway.coordinators import find_coordinator
 from logeion.actors.gateway.producer_ids import init_producer_id
 from logeion.actors.gateway.records_admin import delete_records, offset_for_leader_epoch
 from logeion.actors.lanes import LaneClosed, RefusedError
@@ -20,6 +21,7 @@ from logeion.wire.apis import (
     DescribableLogDirTopic,
     DescribeClusterRequest,
     DescribeLogDirsRequest,
+    FindCoordinatorRequest,
     InitProducerIdRequest,
     OffsetForLeaderEpochRequest,
     OffsetForLeaderPartition,
@@ -149,6 +151,22 @@ def test_a_controller_that_stays_away_is_answered_by_what_clients_ask_again_afte
     world.controller = away
     ours = ask(world, init_producer_id, 22, 4, InitProducerIdRequest(transactional_id=None))
     assert ours.error_code == 14
+
+
+@pytest.mark.parametrize("version", range(7))
+def test_nobody_coordinates_groups(version: int) -> None:
+    ours = ask(World(), find_coordinator, 10, version, FindCoordinatorRequest(key="g", coordinator_keys=["g", "h"]))
+    if version < 4:
+        assert (ours.error_code, ours.node_id) == (15, -1)
+    else:
+        assert [(one.key, one.error_code, one.node_id) for one in ours.coordinators] == [("g", 15, -1), ("h", 15, -1)]
+
+
+@pytest.mark.parametrize(("key_type", "code"), [(1, 35), (7, 42)])
+def test_nobody_coordinates_transactions(key_type: int, code: int) -> None:
+    request = FindCoordinatorRequest(key="tx", key_type=key_type, coordinator_keys=["tx"])
+    assert ask(World(), find_coordinator, 10, 3, request).error_code == code
+    assert ask(World(), find_coordinator, 10, 4, request).coordinators[0].error_code == code
 
 
 def trim(world: World, version: int, topic: str, *partitions: tuple[int, int]) -> Any:
