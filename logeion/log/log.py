@@ -9,7 +9,7 @@ final.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -542,6 +542,13 @@ class Log:
     def compact(self, now_ms: int) -> int:
         """Keep the last record a key, if the topic is compacted and dirty enough; returns the bytes saved."""
         return compaction.compact(self, now_ms)
+
+    def compact_in_steps(self, now_ms: int) -> Iterator[None]:
+        """The same, a batch a step, for a caller that serves others between the steps.
+
+        The log may append, roll and be read meanwhile; a truncation or a moved log start ends it without effect.
+        """
+        return compaction.compaction(self, now_ms)
 
     def configure(self, config: LogConfig) -> None:
         """Take another configuration from now on."""

@@ -31,6 +31,9 @@ _SEGMENT = re.compile(
     r"(\d{20})(\.log|\.index|\.timeindex|\.snapshot)(\.deleted|\.cleaned|\.swap|\.tmp|\.swap\.tmp)?", re.ASCII
 )
 
+# Snapshots of the metadata log (KIP-630) lie beside its segments; the Controller reads and writes them.
+_METADATA_SNAPSHOT = re.compile(r"\d{20}-\d{10}\.checkpoint", re.ASCII)
+
 
 class SegmentName(NamedTuple):
     """A file of a segment: its base offset, what it is, and what is happening to it ("" for nothing)."""
@@ -51,6 +54,11 @@ def parse(name: str) -> SegmentName | None:
     if match is None or int(match[1]) > 2**63 - 1:
         return None
     return SegmentName(int(match[1]), match[2], match[3] or "")
+
+
+def is_known(name: str) -> bool:
+    """Whether a file that belongs to no segment is one of ours."""
+    return name in SINGLE or _METADATA_SNAPSHOT.fullmatch(name) is not None
 
 
 def looks_like_segment(name: str) -> bool:

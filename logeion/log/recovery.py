@@ -149,9 +149,9 @@ class Recovery:
 
     def _single(self, name: str, listing: _Listing) -> None:
         path = self._store.path(name)
-        if name in names.SINGLE:
+        if names.is_known(name):
             return
-        if name.endswith(names.TEMPORARY) and name.removesuffix(names.TEMPORARY) in names.SINGLE:
+        if name.endswith(names.TEMPORARY) and names.is_known(name.removesuffix(names.TEMPORARY)):
             listing.leftovers.append(name)
         elif names.looks_like_segment(name):
             raise StorageError(

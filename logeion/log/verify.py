@@ -225,8 +225,10 @@ class Verifier:
             self._problem(names.EPOCHS, -1, str(error))
             return
         start = self._log_start()
-        for epoch, offset in self._epochs:
-            if offset >= max(start, 0) and epoch >= 0 and cache.epoch_at(offset) != epoch:
+        written = EpochCache(self._epochs)
+        for offset in sorted({offset for _epoch, offset in self._epochs + cache.entries}):
+            epoch = written.epoch_at(offset)
+            if start <= offset < end and 0 <= epoch != cache.epoch_at(offset):
                 self._problem(
                     names.EPOCHS, -1, f"offset {offset} was written in epoch {epoch}, not {cache.epoch_at(offset)}"
                 )
