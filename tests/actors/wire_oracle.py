@@ -9,7 +9,14 @@ from typing import Any
 from kio.serial import entity_reader
 
 from logeion.wire.apis import APIS, Struct
-from logeion.wire.codec import RequestHeader, decode_request, decode_response, encode_request, encode_response, parse_header
+from logeion.wire.codec import (
+    RequestHeader,
+    decode_request,
+    decode_response,
+    encode_request,
+    encode_response,
+    parse_header,
+)
 
 # kio 0.6 ends at these versions.
 KIO_ENDS = {35: 4}
