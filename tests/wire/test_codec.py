@@ -297,7 +297,7 @@ def test_what_is_not_in_the_table_is_refused() -> None:
 def test_the_advertised_table_is_the_agreed_one() -> None:
     advertised = {api.key: (api.advertised_min, api.max_version) for api in APIS.values() if api.advertised}
     assert advertised == {
-        0: (0, 13), 1: (4, 18), 2: (1, 11), 3: (0, 13), 10: (0, 6), 18: (0, 4), 19: (2, 7), 20: (1, 6), 21: (0, 2), 22: (0, 5),
-        23: (2, 4), 32: (1, 4), 33: (0, 2), 35: (1, 5), 37: (0, 3), 44: (0, 1), 60: (0, 2), 75: (0, 0),
+        0: (0, 13), 1: (4, 18), 2: (1, 11), 3: (0, 13), 10: (0, 6), 18: (0, 4), 19: (2, 7), 20: (1, 6), 21: (0, 2),
+        22: (0, 5), 23: (2, 4), 32: (1, 4), 33: (0, 2), 35: (1, 5), 37: (0, 3), 44: (0, 1), 60: (0, 2), 75: (0, 0),
     }  # fmt: skip
     assert APIS[0].min_version == 3
