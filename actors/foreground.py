@@ -6,7 +6,6 @@ Single-threaded and without asyncio, because everything else is forked from here
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import json
 import logging
@@ -14,7 +13,7 @@ import os
 import select
 import shutil
 import signal
-import socket
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -23,11 +22,13 @@ from typing import Any
 
 import msgspec
 
-from logeion.wire.errors import ConfigError, LogeionError
+from logeion.wire.errors import ConfigError
 
+from .claim import Claim, StartError, claim, clear_run, free_port, settle_ports
 from .config import Config, load
-from .restarts import Intensity
-from .thespian_traps import become_subreaper, own_logging
+from .restarts import Policy, Restarts
+from .runtime import FAILURE, ActorSpec
+from .thespian_traps import become_subreaper, forget_system, keep_open, own_logging
 from .thespian_traps import install as install_traps
 
 log = logging.getLogger(__name__)
@@ -36,17 +37,9 @@ THESPIAN_ADDRESS = "127.0.0.1"
 CREATE_S = 5.0
 READY_S = 30.0
 STOP_S = 15.0
-RESTARTS_MAX, RESTARTS_PERIOD_S = 10, 30.0
-META = "meta.properties"
+# More trees than this, and another one is no help.
+TREES = Policy(intensity=10, period_s=30.0)
 EXIT_FAILED = 1
-
-
-class StartError(LogeionError):
-    """The node cannot start; the message says why, ``hint`` what to try."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,18 +60,17 @@ def run(options: Options) -> int:
     try:
         config = _config(options)
         directory = Path(config.node.data_dir).absolute()
-        lock = _claim(directory, options.fresh)
+        held = claim(directory, options.fresh)
+        config = settle_ports(config)
     except (ConfigError, StartError) as error:
         return _complain(str(error), getattr(error, "hint", "logeion config show --origin says where values come from"))
-    config = msgspec.structs.replace(
-        config, node=msgspec.structs.replace(config.node, data_dir=str(directory))
-    )
+    config = msgspec.structs.replace(config, node=msgspec.structs.replace(config.node, data_dir=str(directory)))
     own_logging(config.log, f"command/{config.node.id}")
     logging.getLogger("Thespian").setLevel(logging.WARNING)
     try:
-        return Command(config, directory, options.ready_file).run()
+        return Command(config, directory, held, options.ready_file).run()
     finally:
-        os.close(lock)
+        held.release()
 
 
 def _config(options: Options) -> Config:
@@ -92,51 +84,6 @@ def _config(options: Options) -> Config:
     return load(options.config_file, os.environ, flags).config
 
 
-def _claim(directory: Path, fresh: bool) -> int:
-    """The data directory, made if need be and locked for this process; the lock ends with it."""
-    run_dir = directory / "run"
-    if fresh and directory.exists() and any(directory.iterdir()) and not (directory / META).exists():
-        raise StartError(
-            f"{directory} has files but no {META}: it is not a data directory of Logeion",
-            "name another --data, or remove the directory yourself",
-        )
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StartError(f"{directory}: {error.strerror}", "name a --data directory that can be written") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
-        os.close(lock)
-        raise StartError(
-            f"{directory} is in use by another logeion (pid {holder or 'unknown'})",
-            "stop that one, or name another --data",
-        ) from error
-    # A forked child that kept the descriptor would keep the lock beyond our death.
-    os.register_at_fork(after_in_child=lambda: _close_quietly(lock))
-    os.truncate(lock, 0)
-    os.pwrite(lock, str(os.getpid()).encode(), 0)
-    if fresh:
-        for entry in directory.iterdir():
-            if entry.name != ".lock":
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink()
-    run_dir.mkdir(mode=0o700, exist_ok=True)
-    run_dir.chmod(0o700)
-    for stale in run_dir.iterdir():
-        stale.unlink(missing_ok=True)
-    return lock
-
-
-def _close_quietly(descriptor: int) -> None:
-    with contextlib.suppress(OSError):
-        os.close(descriptor)
-
-
 def _complain(cause: str, hint: str) -> int:
     print(f"logeion: {cause}", file=sys.stderr)
     print(f"try: {hint}", file=sys.stderr)
@@ -146,7 +93,7 @@ def _complain(cause: str, hint: str) -> int:
 class Command:
     """The tree and its watch."""
 
-    def __init__(self, config: Config, directory: Path, ready_file: Path | None) -> None:
+    def __init__(self, config: Config, directory: Path, held: Claim, ready_file: Path | None) -> None:
         self.config = config
         self.directory = directory
         self.ready_file = ready_file
@@ -156,6 +103,7 @@ class Command:
         self._supervisor = 0
         self._admin = 0
         self._system: Any = None
+        keep_open(held.tree)
         self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self) -> int:
@@ -164,20 +112,20 @@ class Command:
             for path in (self.ready_file, _details(self.ready_file)):
                 path.unlink(missing_ok=True)
         become_subreaper()
-        install_traps()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        install_traps(self.config.node.id)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         signal.set_wakeup_fd(self._wake_out)
         _preload()
         gc.collect()
         gc.freeze()
-        intensity = Intensity(RESTARTS_MAX, RESTARTS_PERIOD_S)
-        announced = False
+        trees = Restarts(TREES)
+        served = False
         while True:
             cause = self._start()
             if not cause:
-                cause = self._await_ready(announced)
-                announced = True
+                cause = self._await_ready(served)
+                served = served or not cause
             if not cause:
                 cause = self._watch_tree()
             if not cause:
@@ -186,12 +134,17 @@ class Command:
             self._kill_tree()
             if self._stop_signals:
                 return 0
-            log.error("tree ended cause=%s", cause)
-            if not intensity.restart(time.monotonic()):
+            cause = self._explained(cause)
+            if not served:
+                return _complain(cause, "the log lines above have the details")
+            pause = trees.exited(time.monotonic())
+            if pause is None:
                 return _complain(
-                    f"the node's processes ended {RESTARTS_MAX} times in {RESTARTS_PERIOD_S:.0f} s; last: {cause}",
-                    "the log lines above have the first cause",
+                    f"{trees.cause('the tree of processes')}; last: {cause}", "the log lines above say more"
                 )
+            log.error("tree ended, starting another cause=%s", cause)
+            clear_run(self.directory / "run")
+            self._rest(pause)
 
     def _on_signal(self, *_: object) -> None:
         self._stop_signals += 1
@@ -203,7 +156,6 @@ class Command:
         from thespian.actors import ActorSystem
 
         from . import seal
-        from .runtime import ActorSpec
         from .supervisor import Supervisor
 
         node = self.config.node.id
@@ -220,7 +172,7 @@ class Command:
         try:
             self._system = ActorSystem(
                 "multiprocTCPBase",
-                {"Admin Port": _free_port(), "Admin Address": THESPIAN_ADDRESS},
+                {"Admin Port": free_port(THESPIAN_ADDRESS)},
                 logDefs={"version": 1},
                 transientUnique=True,
             )
@@ -231,6 +183,9 @@ class Command:
             return f"Thespian did not start: {error}"
         if not self._supervisor:
             return f"the supervisor did not answer within {CREATE_S:.0f} s"
+        # All that is left to say is said by signals.
+        forget_system(self._system)
+        self._system = None
         self._reap()
         admins = [pid for pid in _children(os.getpid()) if pid not in known]
         if len(admins) != 1:
@@ -245,6 +200,17 @@ class Command:
             return "the supervisor ended as soon as it had started"
         return ""
 
+    def _rest(self, seconds: float) -> None:
+        """Wait, unless a signal comes."""
+        if seconds and not self._stop_signals:
+            select.select([self._wake_in], [], [], seconds)
+
+    def _explained(self, cause: str) -> str:
+        """The cause, with what the Supervisor or an actor left behind to explain its end."""
+        with contextlib.suppress(OSError):
+            cause += ": " + (self.directory / "run" / FAILURE).read_text(errors="replace").strip()
+        return cause
+
     def _await_ready(self, announced: bool) -> str:
         """Until Node says so; the cause if the tree ended first or it takes too long."""
         deadline = time.monotonic() + READY_S
@@ -256,6 +222,7 @@ class Command:
             if ready is not None:
                 if not announced:
                     self._announce(ready)
+                self._write_ready(ready)
                 return ""
             if time.monotonic() > deadline:
                 return f"the node was not ready within {READY_S:.0f} s"
@@ -270,10 +237,16 @@ class Command:
 
     def _announce(self, ready: Any) -> None:
         took = time.monotonic() - self.began
-        print(f"logeion: node {ready.node} ready in {took:.2f} s (Ctrl-C stops, data is kept)")
-        print(f"  Kafka  {', '.join(ready.listeners)}")
-        print(f"  Admin  {', '.join('http://' + a for a in ready.admin)}")
-        print(f"  Data   {self.directory}", flush=True)
+        lines = (
+            f"logeion: node {ready.node} ready in {took:.2f} s (Ctrl-C stops, data is kept)",
+            f"  Kafka  {', '.join(ready.listeners)}",
+            f"  Admin  {', '.join('http://' + a for a in ready.admin)}",
+            f"  Data   {self.directory}",
+        )
+        with contextlib.suppress(BrokenPipeError):
+            print("\n".join(lines), flush=True)
+
+    def _write_ready(self, ready: Any) -> None:
         if self.ready_file is not None:
             details = {
                 "cluster_id": ready.cluster_id,
@@ -304,8 +277,14 @@ class Command:
         poll = select.poll()
         for descriptor in (*self._watch, self._wake_in):
             poll.register(descriptor, select.POLLIN)
+        reader = _standard_output_pipe()
+        if reader is not None:
+            # No event is asked for; an error is told all the same, once nobody can read any more.
+            poll.register(reader, 0)
         while True:
-            poll.poll()
+            events = poll.poll()
+            if any(descriptor == reader and event & select.POLLERR for descriptor, event in events):
+                return self._reader_left()
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_in, 4096)
             self._reap()
@@ -314,6 +293,13 @@ class Command:
             cause = self._ended()
             if cause:
                 return cause
+
+    def _reader_left(self) -> str:
+        """``logeion up | head -1``: whoever read our output has enough, so this ends like any command would."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+        return ""
 
     def _reap(self) -> None:
         """Collect orphans and the admin's starters; the exits that matter are seen by their pidfds."""
@@ -354,7 +340,7 @@ class Command:
             os.close(descriptor)
         self._watch.clear()
         if self._system is not None:
-            _forget(self._system)
+            forget_system(self._system)
             self._system = None
 
 
@@ -373,10 +359,14 @@ def _preload() -> None:
     assert apis.APIS
 
 
-def _forget(system: Any) -> None:
-    """Close what is left of a dead tree's ActorSystem in this process."""
-    with contextlib.suppress(Exception):
-        system._systemBase.transport.close()
+def _standard_output_pipe() -> int | None:
+    """Standard output, if it is a pipe or a socket that somebody reads."""
+    try:
+        descriptor = sys.stdout.fileno()
+        mode = os.fstat(descriptor).st_mode
+    except (AttributeError, OSError, ValueError):
+        return None
+    return descriptor if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else None
 
 
 def _ask_ready(run_dir: Path, waits: Iterator[float]) -> Any:
@@ -395,12 +385,6 @@ def _ask_ready(run_dir: Path, waits: Iterator[float]) -> Any:
         except (OSError, EOFError):
             return None
     return answer if isinstance(answer, Ready) else None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((THESPIAN_ADDRESS, 0))
-        return int(probe.getsockname()[1])
 
 
 def _children(pid: int) -> list[int]:

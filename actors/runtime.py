@@ -25,6 +25,8 @@ import msgspec
 from setproctitle import setproctitle
 from thespian.actors import Actor, ActorAddress, ThespianWatch, WatchMessage
 
+from logeion.wire.errors import ConfigError
+
 from .config import Config
 from .lanes import Lane, LaneError, dial, introduce, socket_path
 from .messages import AnyMessage, Hello, Message, Ping, Pong, StateChanged, decode, encode
@@ -34,6 +36,10 @@ from .thespian_traps import own_logging, restore_fault_signals
 log = logging.getLogger(__name__)
 
 EXIT_CRASH = 70
+# EX_CONFIG: starting it again with the same configuration is no help.
+EXIT_CONFIG = 78
+# In the run directory: why the last actor failed, for whoever gives up.
+FAILURE = "failure"
 REDIAL_S = 0.01
 SWITCH_INTERVAL_S = 0.0005
 
@@ -117,8 +123,13 @@ class Shell:
 
     def fail(self, error: BaseException) -> NoReturn:
         """Log, and end the process: doubt means exit."""
-        log.critical("actor ends actor=%s error=%s", self.spec.actor, error, exc_info=error)
-        os._exit(EXIT_CRASH)
+        expected = isinstance(error, ConfigError)
+        log.critical(
+            "actor ends actor=%s error=%s", self.spec.actor, error, exc_info=None if expected else error
+        )
+        with contextlib.suppress(OSError):
+            (self.spec.run_dir / FAILURE).write_text(f"{self.spec.actor}: {error}")
+        os._exit(EXIT_CONFIG if expected else EXIT_CRASH)
 
     # The lane to Node
 

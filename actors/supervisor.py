@@ -32,15 +32,17 @@ from .messages import (
     decode,
     encode,
 )
-from .restarts import Intensity
-from .runtime import EXIT_CRASH, ActorBase, ActorSpec
-from .thespian_traps import living_children, newest_child_pid, own_logging, restore_fault_signals
+from .restarts import Policy, Restarts
+from .runtime import EXIT_CONFIG, EXIT_CRASH, FAILURE, ActorBase, ActorSpec
+from .thespian_traps import newest_child, own_logging, restore_fault_signals
 
 log = logging.getLogger(__name__)
 
 EXIT_INTENSITY = 72
-# More than this many restarts of the fixed actors together, and starting them again is no help.
-RESTARTS_MAX, RESTARTS_PERIOD_S = 30, 10.0
+# When a fixed actor is started again, and when the Supervisor gives up and leaves it to the command.
+FIXED = Policy(intensity=10, period_s=30.0)
+# Actors whose restarts are counted; the ones forgotten beyond that begin at 0 again.
+COUNTED_MAX = 10_000
 # The order of stopping, and how long each step may take before SIGKILL.
 STOP_ORDER = (("gateway",), ("coordinator", "replica", "partition"), ("node",), ("controller",))
 STOP_STEP_S = 3.0
@@ -50,9 +52,15 @@ TEMPORARY = ("partition", "replica", "coordinator")
 class Child:
     """One process of ours. ``incarnation`` tells its starts apart; addresses and pids are reused, it is not."""
 
-    def __init__(self, actor: str, kind: str, incarnation: int, pid: int, address: ActorAddress) -> None:
+    def __init__(self, actor: str, kind: str, incarnation: int, process: Any, address: ActorAddress) -> None:
         self.actor, self.kind, self.incarnation = actor, kind, incarnation
-        self.pid, self.address = pid, address
+        self.process, self.address = process, address
+        self.pid: int = process.pid
+
+    def signal(self, number: int) -> None:
+        """Never to another process: until ``is_alive`` has reaped ours, its number is not used again."""
+        if self.process.is_alive():
+            os.kill(self.pid, number)
 
 
 class Supervisor(Actor):  # type: ignore[misc]
@@ -72,20 +80,20 @@ class Supervisor(Actor):  # type: ignore[misc]
         self._children: dict[str, Child] = {}
         self._restarts: dict[str, int] = {}
         self._incarnation = time.time_ns()
-        self._intensity = Intensity(RESTARTS_MAX, RESTARTS_PERIOD_S)
+        self._due: dict[str, float] = {}
         self._stopping = -1
         self._stop_deadline = 0.0
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._exits = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._watch = ThespianWatch([self._wake, self._exits])
-        signal.signal(signal.SIGTERM, lambda *_: os.eventfd_write(self._wake, 1))
+        signal.signal(signal.SIGTERM, self._on_sigterm)
         self._thespian_sigchld = signal.getsignal(signal.SIGCHLD)
         signal.signal(signal.SIGCHLD, self._on_sigchld)
         self._node = f"node/{self._spec.node}"
         gateways = [f"gateway/{self._spec.node}"] + [
             f"gateway/{self._spec.node}.{number}" for number in range(2, config.node.gateways + 1)
         ]
-        self._fixed = [f"controller/{self._spec.node}", self._node, *gateways]
+        self._fixed = {actor: Restarts(FIXED) for actor in (f"controller/{self._spec.node}", self._node, *gateways)}
 
     def receiveMessage(self, message: Any, sender: ActorAddress) -> ThespianWatch:
         """Every message; always returns the watch, and never lets Thespian handle one twice."""
@@ -100,6 +108,7 @@ class Supervisor(Actor):  # type: ignore[misc]
                 if _taken(self._wake):
                     self._stop()
             elif isinstance(message, WakeupMessage):
+                self._start_due()
                 self._hurry()
             elif isinstance(message, str) and message == "start":
                 for actor in self._fixed:
@@ -109,6 +118,9 @@ class Supervisor(Actor):  # type: ignore[misc]
             log.critical("supervisor ends error=%s", error, exc_info=error)
             os._exit(EXIT_CRASH)
         return self._watch
+
+    def _on_sigterm(self, *_: Any) -> None:
+        os.eventfd_write(self._wake, 1)
 
     def _on_sigchld(self, number: int, frame: Any) -> None:
         """Thespian forgets a SIGCHLD that comes while it handles another (seen: three partitions deleted together,
@@ -129,7 +141,7 @@ class Supervisor(Actor):  # type: ignore[misc]
 
     def _create(self, spec: ActorSpec) -> Child:
         address = self.createActor(actor_class(spec.kind), targetActorRequirements={"spec": spec.encode()})
-        child = Child(spec.actor, spec.kind, spec.incarnation, newest_child_pid(self), address)
+        child = Child(spec.actor, spec.kind, spec.incarnation, newest_child(self), address)
         self._children[spec.actor] = child
         return child
 
@@ -140,8 +152,7 @@ class Supervisor(Actor):  # type: ignore[misc]
             case StopActor():
                 child = self._children.get(message.actor)
                 if child is not None and child.incarnation == message.incarnation:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(child.pid, signal.SIGKILL if message.force else signal.SIGTERM)
+                    child.signal(signal.SIGKILL if message.force else signal.SIGTERM)
             case ListActors():
                 self.send(sender, encode(self._listed()))
             case _:
@@ -149,12 +160,21 @@ class Supervisor(Actor):  # type: ignore[misc]
 
     def _start_temporary(self, message: StartActor) -> None:
         spec = ActorSpec.decode(message.spec)
-        refused = self._stopping >= 0 or message.actor in self._children or spec.kind not in TEMPORARY
-        if refused:
+        self._reap()
+        child = self._children.get(message.actor)
+        if child is not None and child.incarnation == message.incarnation:
+            return
+        if self._stopping >= 0 or child is not None or spec.kind not in TEMPORARY:
             log.warning("start refused actor=%s incarnation=%s", message.actor, message.incarnation)
             self._tell_node(ActorExited(actor=message.actor, incarnation=message.incarnation))
             return
-        child = self._create(msgspec.structs.replace(spec, incarnation=message.incarnation))
+        try:
+            child = self._create(msgspec.structs.replace(spec, incarnation=message.incarnation))
+        except OSError as error:
+            # No process or no memory left on this host: the others live on, and Node backs off.
+            log.error("cannot start actor=%s error=%s", message.actor, error)
+            self._tell_node(ActorExited(actor=message.actor, incarnation=message.incarnation))
+            return
         self._tell_node(
             ActorStarted(
                 actor=child.actor,
@@ -189,31 +209,63 @@ class Supervisor(Actor):  # type: ignore[misc]
 
     def _reap(self) -> None:
         """ChildActorExited names an address, may come twice, and addresses are reused: look who is really gone."""
-        living = living_children(self)
-        for child in [c for c in self._children.values() if c.pid not in living]:
+        for child in [c for c in self._children.values() if not c.process.is_alive()]:
             self._exited(child)
         if self._stopping >= 0:
             self._next_stop()
 
     def _exited(self, child: Child) -> None:
         del self._children[child.actor]
-        restarts = self._restarts[child.actor] = self._restarts.get(child.actor, 0) + 1
+        # The most recent ends last in the dictionary, so that the first is the one to forget.
+        restarts = self._restarts[child.actor] = self._restarts.pop(child.actor, 0) + 1
+        if len(self._restarts) > COUNTED_MAX:
+            del self._restarts[next(iter(self._restarts))]
+        code = child.process.exitcode
         log.log(
-            logging.INFO if self._stopping >= 0 else logging.WARNING,
-            "actor exited actor=%s incarnation=%s pid=%s",
+            logging.INFO if self._stopping >= 0 or code == 0 else logging.WARNING,
+            "actor exited actor=%s incarnation=%s pid=%s %s",
             child.actor,
             child.incarnation,
             child.pid,
+            f"signal={-code}" if code < 0 else f"status={code}",
         )
         self._tell_node(ActorExited(actor=child.actor, incarnation=child.incarnation, restarts=restarts))
         if self._stopping >= 0 or child.kind in TEMPORARY:
             return
-        if not self._intensity.restart(time.monotonic()):
-            log.critical("supervisor ends: %s restarts in %s s", RESTARTS_MAX, RESTARTS_PERIOD_S)
-            os._exit(EXIT_INTENSITY)
-        self._start_fixed(child.actor)
-        if child.kind != "node":
+        if code == EXIT_CONFIG:
+            self._give_up("")
+        restarts_of = self._fixed[child.actor]
+        now = time.monotonic()
+        pause = restarts_of.exited(now)
+        if pause is None:
+            self._give_up(restarts_of.cause(child.actor))
+        elif pause == 0:
+            self._start_again(child.actor)
+        else:
+            self._due[child.actor] = now + pause
+            self.wakeupAfter(timedelta(seconds=pause))
+
+    def _start_due(self) -> None:
+        """Those fixed actors whose pause is over."""
+        now = time.monotonic()
+        for actor in [actor for actor, due in self._due.items() if due <= now]:
+            del self._due[actor]
+            if self._stopping < 0:
+                self._start_again(actor)
+
+    def _start_again(self, actor: str) -> None:
+        self._start_fixed(actor)
+        if actor != self._node:
             self._tell_node(self._listed())
+
+    def _give_up(self, cause: str) -> None:
+        """Whoever is above decides. The command says the cause: what the last actor left, and how often."""
+        log.critical("supervisor ends: %s", cause or "an actor cannot start with this configuration")
+        note = self._spec.run_dir / FAILURE
+        with contextlib.suppress(OSError):
+            said = note.read_text(errors="replace") if note.exists() else ""
+            note.write_text(", ".join(part for part in (cause, said) if part))
+        os._exit(EXIT_INTENSITY)
 
     # Stopping
 
@@ -242,8 +294,7 @@ class Supervisor(Actor):  # type: ignore[misc]
     def _signal(self, number: int) -> None:
         for child in self._children.values():
             if child.kind in STOP_ORDER[self._stopping]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.pid, number)
+                child.signal(number)
 
 
 def _taken(eventfd: int) -> bool:

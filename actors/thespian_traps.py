@@ -6,25 +6,41 @@ Everything here touches a private name of thespian 4.0; ``tests/actors/test_thes
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import multiprocessing
 import os
 import resource
 import signal
+import socket
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 # Read by thespian when it is first imported. A message to a stuck peer must neither live long nor stop all others.
 os.environ.setdefault("THESPIAN_TRANSMIT_TIMEOUT_PERIOD", "0:05")
 os.environ.setdefault("THESPIAN_MAX_PENDING_TRANSMITS", "500")
 
-import thespian.system.admin.adminCore as admin_core
-import thespian.system.multiprocCommon as multiproc
-import thespian.system.systemBase as system_base
-import thespian.system.utilis as thespian_log
-from thespian.actors import Actor
+
+def _import_quietly() -> None:
+    """Thespian asks the resolver for this host's names when it is imported: seconds, where none answers."""
+    asked = socket.gethostname, socket.getfqdn, socket.getaddrinfo
+    socket.gethostname = socket.getfqdn = lambda *_: "localhost"
+    socket.getaddrinfo = lambda *_, **__: []
+    try:
+        import thespian.system.multiprocTCPBase  # noqa: F401
+    finally:
+        socket.gethostname, socket.getfqdn, socket.getaddrinfo = asked
+
+
+_import_quietly()
+
+import thespian.system.admin.adminCore as admin_core  # noqa: E402
+import thespian.system.logdirector as logdirector  # noqa: E402
+import thespian.system.multiprocCommon as multiproc  # noqa: E402
+import thespian.system.utilis as thespian_log  # noqa: E402
+from setproctitle import setproctitle  # noqa: E402
+from thespian.actors import Actor  # noqa: E402
 
 if TYPE_CHECKING:
     from .config import LogSection
@@ -32,15 +48,15 @@ if TYPE_CHECKING:
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 FAULT_SIGNALS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 EXIT_ORPHAN = 71
-REPARENT_S = 5.0
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_command = 0
+_node = 0
+_kept: set[int] = set()
 _root, _manager = logging.root, logging.Logger.manager
 
 
 def become_subreaper() -> None:
-    """Orphans of this process's tree become its children: Thespian's admin detaches itself by a double fork."""
+    """Orphans of this process's tree become its children, so that it can end them."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
@@ -74,9 +90,16 @@ def own_logging(section: LogSection, actor: str) -> None:
     _root.setLevel(section.level.upper())
     for old in list(_root.handlers):
         _root.removeHandler(old)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(formatter(section.format, actor))
     _root.addHandler(handler)
+
+
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
+    """A line that cannot be written must not become another one, nor an error."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
 
 
 def formatter(kind: str, actor: str) -> logging.Formatter:
@@ -115,51 +138,90 @@ def _quiet_standard_streams() -> None:
         os.close(null)
 
 
-def _start_child(*arguments: Any) -> None:
-    """``startChild``, in a process that ends with its parent."""
+def _enter(title: str) -> None:
+    """What comes first in a forked process, before anything of Thespian's: nothing of the parent's is left in it."""
     parent = multiprocessing.parent_process()
-    die_with_parent(parent.pid if parent is not None else None)
+    die_with_parent(None if parent is None else parent.pid)
+    # The parent's handlers would act on the parent's behalf: write to its eventfd, stop its children.
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, *FAULT_SIGNALS):
+        signal.signal(number, signal.SIG_DFL)
+    _close_inherited()
     _quiet_standard_streams()
+    setproctitle(title)
+
+
+def _close_inherited() -> None:
+    """Listeners and lanes of the parent would go on accepting after its end, and its locks would stay taken.
+
+    The objects that believe to own these descriptors are never freed: they hang on the stack that forked, which ends
+    by ``os._exit`` only.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    last = 2
+    for kept in sorted(_kept):
+        os.closerange(last + 1, kept)
+        last = kept
+    os.closerange(last + 1, limit)
+
+
+def _start_child(*arguments: Any) -> None:
+    """``startChild``, in a process that ends with its parent; the actor gives itself a better title."""
+    _enter(f"logeion[{_node}] actor")
     _original_start_child(*arguments)
+    os._exit(0)
 
 
 def _start_logger(*arguments: Any) -> None:
     """``startupASLogger``, in a process that ends with its parent."""
-    parent = multiprocessing.parent_process()
-    die_with_parent(parent.pid if parent is not None else None)
-    _quiet_standard_streams()
+    _enter(f"logeion[{_node}] logger")
     _original_start_logger(*arguments)
+    os._exit(0)
 
 
-class _Admin(multiproc.MultiProcAdmin):  # type: ignore[misc]
-    """The admin, which has detached itself and now belongs to the command, its subreaper; it ends with that."""
+def _start_admin(*arguments: Any) -> None:
+    """``startAdmin``, without the fork by which it would leave its parent: it ends with the command."""
+    _enter(f"logeion[{_node}] admin")
+    # It says on the root logger that it has started.
+    logging.getLogger().setLevel(logging.WARNING)
+    fork = os.fork
 
-    def __init__(self, *arguments: Any) -> None:
-        deadline = time.monotonic() + REPARENT_S
-        while os.getppid() != _command:
-            if time.monotonic() > deadline:
-                os._exit(EXIT_ORPHAN)
-            time.sleep(0.0005)
-        die_with_parent(_command)
-        _quiet_standard_streams()
-        restore_fault_signals()
-        super().__init__(*arguments)
+    def stay() -> int:
+        os.fork = fork
+        return 0
+
+    os.fork = stay
+    _original_start_admin(*arguments)
+    os._exit(0)
 
 
+_original_start_admin = multiproc.startAdmin
 _original_start_child = multiproc.startChild
 _original_start_logger = multiproc.startupASLogger
 
 
-def install() -> None:
+def keep_open(descriptor: int) -> None:
+    """Let all processes of the tree inherit this descriptor, and no other."""
+    _kept.add(descriptor)
+
+
+def forget_system(system: Any) -> None:
+    """Close this process's own end of an actor system: its listener and its connections."""
+    with contextlib.suppress(Exception):
+        system._systemBase.transport.close()
+
+
+def install(node: int) -> None:
     """Put everything right for all Thespian processes that this one, the command, will start."""
-    global _command
-    _command = os.getpid()
+    global _node
+    _node = node
+    multiproc.startAdmin = _start_admin
     multiproc.startChild = _start_child
     multiproc.startupASLogger = _start_logger
-    multiproc.MultiProcAdmin = _Admin
+    # It would replace the titles by its own.
+    multiproc.setProcName = logdirector.setProcName = lambda *_: None
     # A dead logger is replaced; without this name its replacement fails and takes the admin along.
     admin_core.AdminCore.logDefs = property(lambda admin: admin.logdefs)
-    system_base.MAX_SYSTEM_SHUTDOWN_DELAY = system_base.timedelta(seconds=3)
     # Thespian's own log file in the temporary directory: nobody reads it, and it would stay behind.
     thespian_log.thesplog_control(logging.CRITICAL, False, 0)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -167,13 +229,6 @@ def install() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 1 << 20), hard))
 
 
-def newest_child_pid(actor: Actor) -> int:
-    """The process of the child that this actor created last."""
-    return int(actor._myRef._child_procs[-1].childProc.pid)
-
-
-def living_children(actor: Actor) -> set[int]:
-    """The processes of this actor's children that have not ended; those that have are reaped."""
-    return {
-        int(child.childProc.pid) for child in actor._myRef._child_procs if child.childProc.is_alive()
-    }
+def newest_child(actor: Actor) -> Any:
+    """The ``multiprocessing.Process`` of the child that this actor created last."""
+    return actor._myRef._child_procs[-1].childProc
