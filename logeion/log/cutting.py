@@ -48,7 +48,8 @@ def truncate(log: Log, offset: int) -> None:
         log.unsynced.remove(segment)
     if found is not None and end < log.high_watermark:
         _copy_head(log, segment, found[0])
-    elif segment.fd < 0:
+    elif segment.index_fd < 0:
+        segment.close()
         segment.open_for_append()
     if found is not None:
         _cut(log, segment, found[0], end)

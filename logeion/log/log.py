@@ -45,7 +45,7 @@ __all__ = ["AppendInfo", "Log", "SyncHandle"]
 _MAX_RELATIVE = 2**31 - 1
 # How far the log may grow before the next recovery point and producer snapshot: what a start has to walk or check.
 CHECKPOINT_BYTES = 64 * 1024 * 1024
-CHECKPOINT_BATCHES = 20_000
+CHECKPOINT_BATCHES = 5_000
 # Batch ends remembered above the watermark, so that its position needs no search; beyond that, searching is fine.
 _REMEMBERED_ENDS = 65_536
 
@@ -357,6 +357,8 @@ class Log:
             raise
         self.segments[begin] = new
         self.active = new
+        # Its log stays open until it is synced, so that no write error of it can be missed.
+        old.close_indexes()
         self.unsynced.append(old)
 
     def _remove_half_made(self) -> None:

@@ -85,10 +85,17 @@ class Segment:
 
     def close(self) -> None:
         """Give the descriptors back."""
-        for fd in (self.fd, self.index_fd, self.time_fd):
+        self.close_indexes()
+        if self.fd >= 0:
+            self.store.files.close(self.fd)
+        self.fd = -1
+
+    def close_indexes(self) -> None:
+        """Give the indexes' descriptors back, once the segment is sealed."""
+        for fd in (self.index_fd, self.time_fd):
             if fd >= 0:
                 self.store.files.close(fd)
-        self.fd = self.index_fd = self.time_fd = -1
+        self.index_fd = self.time_fd = -1
 
     @contextmanager
     def reading(self, suffix: str = LOG) -> Iterator[int]:
