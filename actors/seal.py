@@ -47,7 +47,8 @@ class _Unpickler(pickle.Unpickler):
         if "." not in name and (module.startswith(_ALLOWED_MODULES) or (module, name) in _ALLOWED_NAMES):
             found = super().find_class(module, name)
             # A module of Thespian's also holds what it imported; only its own classes may be named.
-            if isinstance(found, type) or (module, name) in _ALLOWED_NAMES:
+            own = isinstance(found, type) and found.__module__.startswith(_ALLOWED_MODULES)
+            if own or (module, name) in _ALLOWED_NAMES:
                 return found
         raise SealError(f"a frame on Thespian's port names {module}.{name}")
 

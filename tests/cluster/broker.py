@@ -131,7 +131,9 @@ def alive(pid: int, title: str) -> bool:
 
 def gone(before: dict[int, str], seconds: float = 2.0) -> None:
     """Fails unless all these processes have ended in time."""
-    until(lambda: not [pid for pid, title in before.items() if alive(pid, title)], seconds, f"no process left: {before}")
+    until(
+        lambda: not [pid for pid, title in before.items() if alive(pid, title)], seconds, f"no process left: {before}"
+    )
 
 
 @contextlib.contextmanager
