@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
 import time
 import uuid
 from pathlib import Path
 
-from logeion.wire.errors import InvalidRequestError
+from logeion.wire.errors import InvalidRequestError, KafkaStorageError, StorageError
 
 from ..lanes import Lane, LaneListener, socket_path
 from ..messages import (
@@ -18,6 +20,7 @@ from ..messages import (
     CreateTopics,
     DeleteTopics,
     GrantEpochs,
+    Message,
     Refused,
     RegisterNode,
     Subscribe,
@@ -26,8 +29,8 @@ from ..metadata import MetadataImage
 from ..runtime import ActorBase, Shell
 from ..stream import Frame
 from .alone import QuorumOfOne
-from .machine import ControllerMachine
-from .quorum import Commit
+from .machine import ControllerMachine, Request
+from .quorum import Commit, NotWrittenError
 from .subscribers import Subscribers
 from .topics import Defaults
 
@@ -44,33 +47,26 @@ _REQUESTS = (
 )
 
 
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
+FULL_AGAIN_S = 1.0
+
+
 class ControllerShell(Shell):
     """The machine's decisions made durable, answered, and told to everybody who follows.
 
-    Any error of the disk ends the process: a start reads what really is there.
+    A disk that fails ends the process: a start reads what really is there. One that is full only refuses.
     """
 
     async def start(self) -> None:
         """Recover the metadata log, found the cluster if there is none, listen."""
         spec = self.spec
-        config = self.config
-        self.quorum = QuorumOfOne(
-            Path(spec.data_dir), now_ms=_now_ms, snapshot_bytes=config.storage.metadata_snapshot_bytes
-        )
-        image = MetadataImage(config.topic_defaults())
-        self.machine = ControllerMachine(
-            Defaults(
-                partitions=config.topics.partitions,
-                replication_factor=config.topics.replication_factor,
-                partitions_max=config.limits.partitions,
-            ),
-            lambda: uuid.uuid4().hex,
-            image,
-        )
-        self.subscribers = Subscribers(image.records)
-        for commit in self.quorum.open():
+        self.machine = self._new_machine()
+        self.subscribers = Subscribers(lambda: self.machine.image.records())
+        for commit in await self._open():
+            self.subscribers.recovered(commit)
             self._replay(commit)
-        founding = self.machine.found(config.cluster.id or uuid.uuid4().hex[:22])
+        image = self.machine.image
+        founding = self.machine.found(self.config.cluster.id or uuid.uuid4().hex[:22])
         if founding:
             self.quorum.propose(founding, self.subscribers.recovered)
         log.info(
@@ -86,8 +82,34 @@ class ControllerShell(Shell):
         self.listener.close()
         self.quorum.close()
 
+    async def _open(self) -> list[Commit]:
+        """Recover. A disk that is full is waited for: dying of it again and again would take the whole tree down."""
+        while True:
+            self.quorum = QuorumOfOne(
+                Path(self.spec.data_dir), now_ms=_now_ms, snapshot_bytes=self.config.storage.metadata_snapshot_bytes
+            )
+            try:
+                return self.quorum.open()
+            except StorageError as error:
+                if getattr(error.__cause__, "errno", None) not in _FULL:
+                    raise
+                log.error("the controller waits for room on the disk: %s", error)
+                self.quorum.close()
+            await asyncio.sleep(FULL_AGAIN_S)
+
+    def _new_machine(self) -> ControllerMachine:
+        topics = self.config.topics
+        return ControllerMachine(
+            Defaults(
+                partitions=topics.partitions,
+                replication_factor=topics.replication_factor,
+                partitions_max=self.config.limits.partitions,
+            ),
+            lambda: uuid.uuid4().hex,
+            MetadataImage(self.config.topic_defaults()),
+        )
+
     def _replay(self, commit: Commit) -> None:
-        self.subscribers.recovered(commit)
         for offset, record in enumerate(commit.records, commit.offset):
             self.machine.replay(offset, record)
         # A snapshot has fewer records than the offsets it stands for.
@@ -104,15 +126,31 @@ class ControllerShell(Shell):
         if isinstance(message, Subscribe):
             self.subscribers.subscribe(lane, request, message.from_offset)
         elif isinstance(message, _REQUESTS):
-            decision = self.machine.handle(message)
-            if decision.records:
-                self.quorum.propose(decision.records, self.subscribers.committed)
-                assert self.quorum.end_offset == self.machine.next_offset, "the machine and its log disagree"
-                self.quorum.compact(self.machine.image.records)
-            lane.reply(request, decision.reply)
+            lane.reply(request, self._decide(message))
         else:
             refusal = f"the controller does not answer {type(message).__name__}"
             lane.reply(request, Refused(code=InvalidRequestError.code, reason=refusal))
+
+    def _decide(self, request: Request) -> Message:
+        """The answer to a request, with its records committed."""
+        decision = self.machine.handle(request)
+        if not decision.records:
+            return decision.reply
+        try:
+            self.quorum.propose(decision.records, self.subscribers.committed)
+        except NotWrittenError as error:
+            log.error("%s came to nothing: %s", type(request).__name__, error)
+            # The machine has seen the records already: begin again from what is committed.
+            self.machine = self._new_machine()
+            for commit in self.quorum.read():
+                self._replay(commit)
+            return Refused(code=KafkaStorageError.code, reason=str(error))
+        assert self.quorum.end_offset == self.machine.next_offset, "the machine and its log disagree"
+        try:
+            self.quorum.compact(self.machine.image.records)
+        except StorageError as error:
+            log.warning("no snapshot of the metadata log: %s", error)
+        return decision.reply
 
 
 def _now_ms() -> int:

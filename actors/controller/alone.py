@@ -22,7 +22,7 @@ from logeion.wire.errors import CorruptMessageError, StorageError
 from logeion.wire.records import Record, build_batch, read_records
 
 from ..metadata import MetadataRecord
-from .quorum import Commit
+from .quorum import Commit, NotWrittenError
 
 DIRECTORY = "__cluster_metadata-0"
 TOPIC_ID = f"{1:032x}"
@@ -82,6 +82,12 @@ class QuorumOfOne:
         log = self._log = Log.open(self.directory, _CONFIG, files=self._files, now_ms=self._now_ms(), topic_id=TOPIC_ID)
         log.sync()
         log.become_leader(log.epoch + 1)
+        commits = self.read()
+        log.advance_high_watermark(log.end_offset)
+        return commits
+
+    def read(self) -> list[Commit]:
+        log = self.log
         commits = []
         snapshot = self._newest_snapshot()
         start = 0
@@ -106,14 +112,18 @@ class QuorumOfOne:
             )
         if records:
             commits.append(Commit(start, records, log.end_offset))
-        log.advance_high_watermark(log.end_offset)
         return commits
 
     def propose(self, records: Sequence[MetadataRecord], on_committed: Callable[[Commit], None]) -> None:
         log, now_ms = self.log, self._now_ms()
         offset = log.end_offset
         batch = build_batch(_as_kafka(records, now_ms))
-        log.append(batch, read_header(batch), epoch=log.epoch, now_ms=now_ms)
+        try:
+            log.append(batch, read_header(batch), epoch=log.epoch, now_ms=now_ms)
+        except StorageError as error:
+            if log.failed is not None:
+                raise
+            raise NotWrittenError(str(error), error.path) from error
         log.sync()
         log.advance_high_watermark(log.end_offset)
         on_committed(Commit(offset, list(records), log.end_offset))

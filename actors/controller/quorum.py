@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from logeion.wire.errors import StorageError
+
 from ..metadata import MetadataRecord
 
 
@@ -20,6 +22,10 @@ class Commit(NamedTuple):
     records: list[MetadataRecord]
     next_offset: int
     snapshot: bool = False
+
+
+class NotWrittenError(StorageError):
+    """A proposal that did not fit on the disk: the log is as it was before, and the next one may succeed."""
 
 
 class Quorum(Protocol):
@@ -39,13 +45,17 @@ class Quorum(Protocol):
     def propose(self, records: Sequence[MetadataRecord], on_committed: Callable[[Commit], None]) -> None:
         """Append these records atomically; ``on_committed`` is called when they are decided, in order of proposals.
 
-        Raises ``NotControllerError`` where another voter leads, ``StorageError`` when the disk fails; after the
-        latter the process must end, for nobody knows what is on the disk.
+        Raises ``NotControllerError`` where another voter leads, ``NotWrittenError`` when nothing of it was appended
+        (a full disk), ``StorageError`` when the disk fails; after that the process must end, for nobody knows what
+        is on the disk.
         """
+
+    def read(self) -> list[Commit]:
+        """What ``open`` returned, with all that was committed since. Raises ``StorageError``."""
 
     def compact(self, image: Callable[[], list[MetadataRecord]]) -> bool:
         """Replace the committed prefix by ``image()``, the records it adds up to, if it is long enough to be worth
-        it; True if that was done."""
+        it; True if that was done. Raises ``StorageError``; the log goes on without the snapshot."""
 
     def close(self) -> None:
         """Give the log back; everything committed stays."""

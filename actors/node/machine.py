@@ -50,6 +50,7 @@ FORK_S = 10.0
 HELLO_S = 3.0
 # A grant that changed nothing or failed is asked for again after this.
 GRANT_AGAIN_S = 0.2
+REFUSED_AGAIN_S = 1.0
 STALE_BROKER_EPOCH = 77
 
 
@@ -300,9 +301,9 @@ class NodeMachine:
             self.broker_epoch = None
             self._effects.append(Register())
         for key in self._grants.failed():
-            self._grant_again(key, now)
+            self._grant_again(key, now, REFUSED_AGAIN_S if event.code else GRANT_AGAIN_S)
 
-    def _grant_again(self, key: Key, now: float) -> None:
+    def _grant_again(self, key: Key, now: float, pause_s: float = GRANT_AGAIN_S) -> None:
         """Its request is over; if that brought no epoch, the next one follows after a pause."""
         local, state = self.locals.get(key), self.image.partition(*key)
         if local is None or not local.wanted or state is None or local.actor in self.processes:
@@ -310,7 +311,7 @@ class NodeMachine:
         if local.unused_epoch == state.leader_epoch:
             self._queue_or_wish(key)
         else:
-            local.retry_at = max(local.retry_at or 0.0, now + GRANT_AGAIN_S)
+            local.retry_at = max(local.retry_at or 0.0, now + pause_s)
 
     # The supervisor
 
