@@ -309,6 +309,7 @@ def _taken(eventfd: int) -> bool:
 def actor_class(kind: str) -> type[ActorBase]:
     """The class of a kind of actor. Imported here: the actors' modules import the runtime, too."""
     from .controller.actor import Controller
+    from .coordinator.actor import Coordinator
     from .gateway.actor import Gateway
     from .node.actor import Node
     from .partition.actor import Partition
@@ -318,5 +319,6 @@ def actor_class(kind: str) -> type[ActorBase]:
         "node": Node,
         "gateway": Gateway,
         "partition": Partition,
+        "coordinator": Coordinator,
     }
     return classes[kind]

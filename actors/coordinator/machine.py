@@ -112,7 +112,7 @@ class GroupMachine:
             case CommitOffsets():
                 self._commit(token, request, now, step)
             case FetchOffsets():
-                self._fetch(token, request, step)
+                step.reply(token, self.fetch(request))
             case DescribeGroup():
                 step.reply(token, self.describe())
             case DeleteGroup():
@@ -262,12 +262,12 @@ class GroupMachine:
         step.records += records
         step.reply(token, OffsetsCommitted(codes=codes))
 
-    def _fetch(self, token: Token, request: FetchOffsets, step: Step) -> None:
+    def fetch(self, request: FetchOffsets) -> OffsetsFetched:
+        """What is committed; a member of a consumer group (KIP-848) is told if it or its epoch is not known."""
         code = 0
         if request.member_id is not None and request.member_epoch >= 0 and isinstance(self.membership, ConsumerGroup):
             code = self.membership.check_commit(request.member_id, request.member_epoch)
-        offsets = [] if code else self.offsets.fetch(request.partitions)
-        step.reply(token, OffsetsFetched(code=code, offsets=offsets))
+        return OffsetsFetched(code=code, offsets=[] if code else self.offsets.fetch(request.partitions))
 
     def _delete(self, token: Token, step: Step) -> None:
         if not self.exists:

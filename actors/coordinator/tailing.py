@@ -1,0 +1,111 @@
+"""How a group index reads its partition's log: the files, up to the watermark the leader told.
+
+Nothing is read that is not committed. While nobody asks, the log is followed a few times a second at most, so that a
+busy offsets partition does not pay for an index that nobody needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from logeion.log.view import LogView
+from logeion.wire.batch import iter_headers
+from logeion.wire.errors import RequestTimedOutError, UnknownServerError
+from logeion.wire.records import batch_records
+
+from ..lanes import Lane, LaneTimeout
+from ..messages import Advanced, Message, Watch
+
+READ_BYTES = 1_048_576
+BATCH_BYTES_MAX = 128 * 1024 * 1024
+# Between two looks at a log that grows.
+FOLLOW_S = 0.25
+# A watch is asked again after this long without news.
+WATCH_S = 300.0
+STATE_S = 10.0
+
+
+class Tail:
+    """``on_record(key, value)`` for every record, in order. Raises ``LaneError`` when the leader is gone."""
+
+    def __init__(
+        self, lane: Lane, *, epoch: int, directory: Path, on_record: Callable[[bytes, bytes | None], None]
+    ) -> None:
+        self.read_to = 0
+        self._lane = lane
+        self._epoch = epoch
+        self._view = LogView(directory)
+        self._on_record = on_record
+        # One reader at a time; whoever waits for it finds most of its own work done.
+        self._reading = asyncio.Lock()
+
+    async def catch_up(self) -> None:
+        """Read all that is committed at this moment."""
+        async with self._reading:
+            await self._read(await self._ask(-1, STATE_S))
+
+    async def reach(self, end: int, timeout_s: float) -> None:
+        """Read up to ``end`` once that is committed; raises ``RequestTimedOutError``."""
+        deadline = self._lane.loop.time() + timeout_s
+        async with self._reading:
+            if self.read_to < end:
+                await self._read(await self._ask(-1, STATE_S))
+            while self.read_to < end:
+                left = deadline - self._lane.loop.time()
+                if left <= 0:
+                    raise RequestTimedOutError(f"offset {end} of the offsets partition is not committed in time")
+                await self._read(await self._ask(end - 1, left))
+
+    async def follow(self) -> None:
+        """Keep up, for as long as the lane lives."""
+        while True:
+            try:
+                state = await self._ask(self.read_to, WATCH_S)
+            except LaneTimeout:
+                continue
+            async with self._reading:
+                await self._read(state)
+            await asyncio.sleep(FOLLOW_S)
+
+    async def _ask(self, offset: int, timeout_s: float) -> Advanced:
+        reply: Message = await self._lane.request(Watch(epoch=self._epoch, offset=offset), timeout_s=timeout_s)
+        if not isinstance(reply, Advanced):
+            raise UnknownServerError(f"{type(reply).__name__} came where the partition's state was due")
+        return reply
+
+    async def _read(self, state: Advanced) -> None:
+        self.read_to = max(self.read_to, state.log_start)
+        while self.read_to < state.high_watermark:
+            found = self._view.slice(
+                self.read_to,
+                READ_BYTES,
+                end_segment=state.segment,
+                end_position=state.position,
+                log_start=state.log_start,
+            )
+            if found is None:
+                # Compaction has taken the last records before the watermark.
+                self.read_to = state.high_watermark
+                return
+            try:
+                data = os.pread(found.fd, found.size, found.position)
+            finally:
+                found.release()
+            self._take(memoryview(data))
+            # The first read of a long log must not keep pings waiting.
+            await asyncio.sleep(0)
+
+    def _take(self, data: memoryview) -> None:
+        for at, header in iter_headers(data):
+            if header.last_offset >= self.read_to and not header.is_control:
+                for record in batch_records(data[at : at + header.size], header, max_bytes=BATCH_BYTES_MAX):
+                    if record.offset >= self.read_to and record.key is not None:
+                        self._on_record(record.key, record.value)
+            self.read_to = max(self.read_to, header.next_offset)
+
+    def close(self) -> None:
+        """Give the files back."""
+        self._view.close()

@@ -1,0 +1,84 @@
+"""Which topics there are, from the metadata log: for groups whose partitions the server assigns, and for an index."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from ..lanes import Lane, LaneError, dial, socket_path
+from ..messages import AnyMessage, Committed, Subscribe
+from ..metadata import MetadataImage
+from ..stream import Frame
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_S, LAST_RETRY_S = 0.01, 1.0
+SUBSCRIBE_S = 30.0
+
+
+class Topics:
+    """Follows the Controller from ``start`` on; ``on_change`` after every change."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, run_dir: Path, on_change: Callable[[], None]) -> None:
+        self.image = MetadataImage()
+        self.known = asyncio.Event()
+        """Set once the image is that of some moment, not empty for want of news."""
+        self._applied = 0
+        self._loop = loop
+        self._path = socket_path(run_dir, "controller")
+        self._on_change = on_change
+        self._task: asyncio.Task[None] | None = None
+        self._gone = asyncio.Event()
+
+    def start(self) -> None:
+        """Begin to follow; the second time does nothing."""
+        if self._task is None:
+            self._task = self._loop.create_task(self._follow())
+
+    @property
+    def partitions(self) -> dict[str, tuple[str, int]]:
+        """Name to (id, number of partitions) of every topic that is not internal."""
+        return {
+            topic.name: (topic.topic_id, len(topic.partitions))
+            for topic in self.image.topics.values()
+            if not topic.internal
+        }
+
+    async def _follow(self) -> None:
+        retry_s = FIRST_RETRY_S
+        while True:
+            try:
+                self._gone.clear()
+                lane = await dial(self._loop, self._path, on_message=self._on_message, on_closed=self._on_closed)
+                reply = await lane.request(Subscribe(from_offset=self._applied), timeout_s=SUBSCRIBE_S)
+                if isinstance(reply, Committed):
+                    self._apply(lane, reply)
+                retry_s = FIRST_RETRY_S
+                await self._gone.wait()
+            except OSError:
+                pass  # the controller restarts
+            except LaneError as error:
+                log.info("subscribing to the metadata log: %s", error)
+            await asyncio.sleep(retry_s)
+            retry_s = min(2 * retry_s, LAST_RETRY_S)
+
+    def _on_closed(self, lane: Lane, reason: str) -> None:
+        self._gone.set()
+
+    def _on_message(self, lane: Lane, request: int, message: AnyMessage, frame: Frame) -> None:
+        if isinstance(message, Committed):
+            self._apply(lane, message)
+
+    def _apply(self, lane: Lane, message: Committed) -> None:
+        if message.snapshot:
+            self.image = self.image.restored(message.records)
+        elif message.offset > self._applied:
+            lane.close(f"metadata from {message.offset} on, but only {self._applied} is applied")
+            return
+        else:
+            self.image.apply_all(message.records[self._applied - message.offset :])
+        self._applied = max(self._applied, message.next_offset)
+        self.known.set()
+        self._on_change()
