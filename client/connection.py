@@ -7,6 +7,7 @@ nothing behind it could be answered sooner. Versions are negotiated when it open
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 from collections import deque
@@ -269,7 +270,9 @@ class Connection(asyncio.BufferedProtocol):
 
 
 def _said(cause: OSError) -> str:
-    return cause.strerror or str(cause) or type(cause).__name__
+    if isinstance(cause, socket.gaierror) or not cause.errno:
+        return cause.strerror or str(cause) or type(cause).__name__
+    return os.strerror(cause.errno)  # asyncio's own words repeat the address
 
 
 def _hint(cause: OSError, address: Address, learned_from: str) -> str:

@@ -60,7 +60,7 @@ def produce(
     stdin_of_person = not files and sys.stdin.isatty()
     if stdin_of_person:
         click.echo("a line is a record; end with Ctrl-D", err=True)
-    sources = files or (click.get_binary_stream("stdin"),)
+    sources = files or (sys.stdin.buffer,)
     fixed = key.encode() if key is not None else None
 
     def items() -> Iterator[Item]:
