@@ -390,11 +390,26 @@ class NodeMachine:
             self._reconcile(key, now)
 
     def _remove_unknown(self, process: Process) -> None:
-        """A process that a predecessor had started late may have made a deleted topic's directory again."""
-        gone = self.caught_up and process.topic_id is not None and self.image.topic_by_id(process.topic_id) is None
-        if gone and self._local_of(process) is None and process.topic_id is not None and process.partition is not None:
-            topic = process.actor.partition("/")[2].rpartition("-")[0]
-            self._effects.append(RemoveDirectory(topic=topic, topic_id=process.topic_id, partition=process.partition))
+        """A process that a predecessor had started late may have made a deleted topic's directory again.
+
+        Until that is gone, the name is not free for a new topic, even if that one had it in mind already.
+        """
+        if not self.caught_up or process.topic_id is None or process.partition is None:
+            return
+        key = (process.topic_id, process.partition)
+        if key in self.locals or self.image.topic_by_id(process.topic_id) is not None:
+            return
+        local = Local(
+            topic=process.actor.partition("/")[2].rpartition("-")[0],
+            topic_id=process.topic_id,
+            partition=process.partition,
+            wanted=False,
+            removing=True,
+        )
+        self.locals[key] = local
+        self._by_actor.setdefault(local.actor, []).append(key)
+        self._directories[local.directory] = key
+        self._effects.append(RemoveDirectory(topic=local.topic, topic_id=local.topic_id, partition=local.partition))
 
     # The actors
 
@@ -570,6 +585,7 @@ class NodeMachine:
             or not local.wanted
             or local.actor in self.processes
             or local.unused_epoch != state.leader_epoch
+            or self._directories.get(local.directory) != key
         ):
             return False
         local.unused_epoch = -1
