@@ -31,6 +31,9 @@ SHORTEST_S, LONGEST_S = 1.0, 120.0
 # How long an answer may wait for the leaders of new partitions; a produce that comes earlier waits by itself.
 RUNNING_S = 5.0
 
+# The pause before a controller that went away is asked again.
+AGAIN_S = 0.05
+
 # Lane requests of one client request under way at once: enough to hide the round trip, few enough for thousands.
 TOGETHER = 64
 
@@ -63,6 +66,24 @@ async def ask_controller(gateway: Gateway, message: m.Message, expected: type[Re
     except LaneError as late:
         raise RequestTimedOutError(f"the controller did not answer in time: {late}") from late
     return _checked(reply, expected)
+
+
+async def ask_through(
+    gateway: Gateway, message: m.Message, expected: type[Reply], deadline: Deadline
+) -> tuple[Reply, bool]:
+    """``ask_controller``, and again if the controller dies over it; True: it may have been carried out twice.
+
+    The caller must know how to read the second answer ("already exists") when the first was lost.
+    """
+    again = False
+    while True:
+        try:
+            return await ask_controller(gateway, message, expected, deadline), again
+        except NotControllerError:
+            if deadline.left < AGAIN_S:
+                raise
+            again = True
+            await asyncio.sleep(AGAIN_S)
 
 
 async def ask_partition(

@@ -35,7 +35,7 @@ from logeion.wire.errors import (
 
 from .. import messages as m
 from ..controller.topics import check_name
-from .asking import Deadline, ask_controller, until_applied
+from .asking import Deadline, ask_through, until_applied
 from .broker_configs import broker_rows
 from .config_rows import Row, topic_rows
 
@@ -164,7 +164,7 @@ async def _alter(
             validate_only=validate_only,
             replace=replace,
         )
-        reply = await ask_controller(gateway, message, m.ConfigsAltered, deadline)
+        reply, _ = await ask_through(gateway, message, m.ConfigsAltered, deadline)  # twice is the same as once
         await until_applied(gateway, reply.committed, deadline)
     except KafkaError as error:
         response.error_code, response.error_message = error.code, str(error)

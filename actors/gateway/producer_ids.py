@@ -22,7 +22,7 @@ from logeion.wire.errors import (
 )
 
 from .. import messages as m
-from .asking import Deadline, ask_controller
+from .asking import Deadline, ask_through
 
 if TYPE_CHECKING:
     from logeion.wire.codec import RequestHeader
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 # A client waits for this answer with its default request timeout (30 s or more); the request carries no timeout.
 TIMEOUT_S = 10.0
-
-# The pause before a controller that went away is asked again.
-AGAIN_S = 0.05
 
 
 class ProducerIds:
@@ -78,19 +75,14 @@ async def _assign(gateway: Gateway, request: InitProducerIdRequest) -> tuple[int
     deadline = Deadline(TIMEOUT_S)
 
     async def allocate() -> tuple[int, int]:
-        while True:
-            try:
-                message = m.AllocateProducerIds(node=gateway.node)
-                reply = await ask_controller(gateway, message, m.ProducerIdsAllocated, deadline)
-            except NotControllerError:
-                # It restarts; a block that it gave and we did not get is lost, which harms nobody.
-                await asyncio.sleep(AGAIN_S)
-                continue
-            return reply.first, reply.count
+        # A block that the controller gave and we did not get is lost, which harms nobody.
+        message = m.AllocateProducerIds(node=gateway.node)
+        reply, _ = await ask_through(gateway, message, m.ProducerIdsAllocated, deadline)
+        return reply.first, reply.count
 
     try:
         async with asyncio.timeout(TIMEOUT_S):
             return await gateway.producer_ids.take(allocate), 0
-    except (TimeoutError, RequestTimedOutError) as late:
+    except (TimeoutError, RequestTimedOutError, NotControllerError) as late:
         # As Kafka when it waits for a block: the one code after which every client asks again.
         raise CoordinatorLoadInProgressError("no block of producer ids came in time") from late

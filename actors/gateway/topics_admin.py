@@ -1,7 +1,8 @@
 """CreateTopics (19), DeleteTopics (20) and CreatePartitions (37).
 
-The controller decides; the gateway checks what the image alone can tell, waits until the change is visible here
-(read your writes) and, for new partitions, a little until their leaders run, so that the first produce just works.
+The controller decides; the gateway waits until the change is visible here (read your writes) and, for new
+partitions, a little until their leaders run, so that the first produce just works. If the controller dies over a
+request, the gateway asks the next one: what that finds done already, though it was not before, our request did.
 """
 
 from __future__ import annotations
@@ -23,10 +24,16 @@ from logeion.wire.apis import (
     DeleteTopicsRequest,
     DeleteTopicsResponse,
 )
-from logeion.wire.errors import InvalidRequestError, KafkaError
+from logeion.wire.errors import (
+    InvalidRequestError,
+    KafkaError,
+    TopicAlreadyExistsError,
+    UnknownTopicIdError,
+    UnknownTopicOrPartitionError,
+)
 
 from .. import messages as m
-from .asking import Deadline, ask_controller, until_applied, until_running
+from .asking import Deadline, ask_through, until_applied, until_running
 from .config_rows import topic_rows
 
 if TYPE_CHECKING:
@@ -34,6 +41,9 @@ if TYPE_CHECKING:
 
     from .connection import Connection
     from .state import Gateway
+
+
+_GONE = (UnknownTopicOrPartitionError.code, UnknownTopicIdError.code)
 
 
 def _creation(topic: CreatableTopic) -> m.TopicToCreate:
@@ -92,18 +102,34 @@ async def create_topics(
             results[topic.name] = CreatableTopicResult(name=topic.name)  # keeps the order of the request
     if wanted:
         message = m.CreateTopics(topics=wanted, validate_only=request.validate_only)
+        absent = {topic.name for topic in wanted if gateway.image.topic(topic.name) is None}
         try:
-            reply = await ask_controller(gateway, message, m.TopicsChanged, deadline)
+            reply, again = await ask_through(gateway, message, m.TopicsChanged, deadline)
             await until_applied(gateway, reply.committed, deadline)
         except KafkaError as error:
             results.update({topic.name: _refused_creation(topic.name, error) for topic in wanted})
         else:
             for created, result in zip(wanted, reply.results, strict=True):
+                if again and result.code == TopicAlreadyExistsError.code and created.name in absent:
+                    result = _as_it_is(gateway, result)
                 results[created.name] = _created(gateway, created, result)
             if not request.validate_only:
                 ids = [result.topic_id for result in reply.results if not result.code]
                 await until_running(gateway, ids, deadline)
     return CreateTopicsResponse(topics=list(results.values()))
+
+
+def _as_it_is(gateway: Gateway, result: m.TopicResult) -> m.TopicResult:
+    """Our own creation of a moment ago, whose answer was lost with the controller: what came of it."""
+    topic = gateway.image.topic(result.name)
+    if topic is None:
+        return result
+    return m.TopicResult(
+        name=topic.name,
+        topic_id=topic.topic_id,
+        partitions=len(topic.partitions),
+        replication_factor=len(topic.partitions[0].replicas),
+    )
 
 
 def _refused_creation(name: str, error: KafkaError) -> CreatableTopicResult:
@@ -135,14 +161,19 @@ async def delete_topics(
         message = m.DeleteTopics(
             names=[one.name for one in by_name if one.name], topic_ids=[one.topic_id for one in by_id]
         )
+        present = [
+            gateway.image.topic(one.name) if one.name else gateway.image.topic_by_id(one.topic_id) for one in going
+        ]
         try:
-            reply = await ask_controller(gateway, message, m.TopicsChanged, deadline)
+            reply, again = await ask_through(gateway, message, m.TopicsChanged, deadline)
             await until_applied(gateway, reply.committed, deadline)
         except KafkaError as error:
             for response in going:
                 _fail(response, error)
         else:
-            for response, result in zip(going, reply.results, strict=True):
+            for response, result, topic in zip(going, reply.results, present, strict=True):
+                if again and topic is not None and result.code in _GONE:
+                    result = m.TopicResult(name=topic.name, topic_id=topic.topic_id)
                 response.error_code, response.error_message = result.code, result.reason or None
                 response.name = result.name or response.name
                 response.topic_id = result.topic_id or response.topic_id
@@ -176,15 +207,23 @@ async def create_partitions(
     if growing:
         try:
             message = m.CreatePartitions(topics=growing, validate_only=request.validate_only)
-            reply = await ask_controller(gateway, message, m.TopicsChanged, deadline)
+            smaller = {grow.name for grow in growing if _count(gateway, grow.name) < grow.count}
+            reply, again = await ask_through(gateway, message, m.TopicsChanged, deadline)
             await until_applied(gateway, reply.committed, deadline)
         except KafkaError as error:
             for grow in growing:
                 _fail(results[grow.name], error)
         else:
             for grow, outcome in zip(growing, reply.results, strict=True):
+                if again and grow.name in smaller and _count(gateway, grow.name) == grow.count:
+                    continue  # grown by our own request, whose answer was lost with the controller
                 failed = results[grow.name]
                 failed.error_code, failed.error_message = outcome.code, outcome.reason or None
             if not request.validate_only:
                 await until_running(gateway, [one.topic_id for one in reply.results if not one.code], deadline)
     return CreatePartitionsResponse(results=list(results.values()))
+
+
+def _count(gateway: Gateway, name: str) -> int:
+    topic = gateway.image.topic(name)
+    return len(topic.partitions) if topic is not None else 0

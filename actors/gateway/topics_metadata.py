@@ -32,7 +32,7 @@ from logeion.wire.errors import (
 
 from .. import messages as m
 from ..controller.topics import INTERNAL_TOPICS, check_name
-from .asking import Deadline, ask_controller, until_applied, until_running
+from .asking import Deadline, ask_through, until_applied, until_running
 from .authorized import CLUSTER_OPERATIONS, NOT_ASKED, TOPIC_OPERATIONS
 from .brokers import endpoints
 
@@ -140,7 +140,7 @@ async def _create(gateway: Gateway, names: list[str]) -> dict[str, int]:
     failed: dict[str, int] = {}
     try:
         message = m.CreateTopics(topics=[m.TopicToCreate(name=name) for name in names])
-        reply = await ask_controller(gateway, message, m.TopicsChanged, deadline)
+        reply, _ = await ask_through(gateway, message, m.TopicsChanged, deadline)
         await until_applied(gateway, reply.committed, deadline)
     except KafkaError as error:
         # Retriable: the client asks again, and by then the controller is back.

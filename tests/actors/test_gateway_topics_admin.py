@@ -10,6 +10,7 @@ from logeion.actors import messages as m
 from logeion.actors.controller.machine import ControllerMachine
 from logeion.actors.controller.topics import Defaults
 from logeion.actors.gateway.topics_admin import create_partitions, create_topics, delete_topics
+from logeion.actors.lanes import LaneClosed
 from logeion.wire.apis import (
     CreatableReplicaAssignment,
     CreatableTopic,
@@ -204,3 +205,33 @@ def test_topics_do_not_shrink() -> None:
     request = CreatePartitionsRequest(topics=[CreatePartitionsTopic(name="orders", count=2, assignments=None)])
     ours, _ = asyncio.run(governed().ask(create_partitions, 37, 3, request))
     assert ours.results[0].error_code == 37 and "3 partitions" in ours.results[0].error_message
+
+
+def dying(world: World) -> None:
+    """The controller carries the next request out and dies before it answers."""
+    working = world.controller
+
+    def dies(message: m.Message) -> m.Message:
+        working(message)
+        world.controller = working
+        raise LaneClosed("gone")
+
+    world.controller = dies
+
+
+def test_changes_whose_answer_died_with_the_controller_are_found_done() -> None:
+    world = governed()
+    dying(world)
+    topics = [CreatableTopic(name=name, num_partitions=2, replication_factor=1) for name in ("new", "orders")]
+    ours, _ = create(world, 7, *topics)
+    rows = [(one.name, one.error_code, one.num_partitions) for one in ours.topics]
+    assert rows == [("new", 0, 2), ("orders", 36, -1)]
+    created = world.image.topic("new")
+    assert created and ours.topics[0].topic_id == created.topic_id
+    dying(world)
+    request = CreatePartitionsRequest(topics=[CreatePartitionsTopic(name="new", count=5, assignments=None)])
+    ours, _ = asyncio.run(world.ask(create_partitions, 37, 3, request))
+    assert ours.results[0].error_code == 0 and len(created.partitions) == 5
+    dying(world)
+    ours, _ = asyncio.run(world.ask(delete_topics, 20, 5, DeleteTopicsRequest(topic_names=["new", "nope"])))
+    assert [(one.name, one.error_code) for one in ours.responses] == [("new", 0), ("nope", 3)]
