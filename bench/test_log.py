@@ -111,7 +111,7 @@ def test_view_slice(benchmark, directory: Path, segments: int, where: str) -> No
 
     def run() -> None:
         state[0] = (state[0] + step) % log.end_offset
-        offset = state[0] if step else log.end_offset - 200
+        offset = state[0] if step else max(log.end_offset - 200, 0)
         found = view.slice(offset, 1 << 20, end_segment=segment, end_position=position)
         assert found is not None
         found.release()

@@ -15,9 +15,8 @@ from typing import NamedTuple, cast
 
 from sortedcontainers import SortedDict
 
-from logeion.wire.batch import BatchHeader, iter_headers, stamped, verify_crc
+from logeion.wire.batch import BatchHeader, stamped
 from logeion.wire.errors import (
-    CorruptMessageError,
     FencedLeaderEpochError,
     KafkaError,
     LogeionError,
@@ -27,22 +26,19 @@ from logeion.wire.errors import (
     WireError,
 )
 
-from . import checkpoints, compaction, cutting, lookup, names, retention
-from . import index as indexes
+from . import checkpoints, compaction, cutting, following, lookup, names, retention
 from .admission import admit
 from .config import LogConfig
 from .files import Data, Files
 from .opening import open_log
-from .producers import Producer
 from .recovery import Recovered
+from .running import Run, must_roll
 from .segment import Placed, Segment
 from .store import Store
 from .sync import SyncHandle
 
 __all__ = ["AppendInfo", "Log", "SyncHandle"]
 
-# Relative offsets in the indexes are 31 bits wide.
-_MAX_RELATIVE = 2**31 - 1
 # How far the log may grow before the next recovery point and producer snapshot: what a start has to walk or check.
 CHECKPOINT_BYTES = 64 * 1024 * 1024
 CHECKPOINT_BATCHES = 5_000
@@ -58,20 +54,6 @@ class AppendInfo(NamedTuple):
     last_offset: int
     append_time_ms: int = -1
     duplicate: bool = False
-
-
-class _Run:
-    """The batches of one write."""
-
-    __slots__ = ("buffers", "next_offset", "placed", "position", "slots", "undo")
-
-    def __init__(self, position: int, next_offset: int) -> None:
-        self.buffers: list[Data] = []
-        self.placed: list[Placed] = []
-        self.undo: list[tuple[int, Producer | None]] = []
-        self.slots: list[int] = []
-        self.position = position
-        self.next_offset = next_offset
 
 
 class Log:
@@ -184,7 +166,7 @@ class Log:
         if refusal is not None:
             return [refusal] * len(batches)
         results: list[AppendInfo | LogeionError] = []
-        run = _Run(self.active.size, self.end_offset)
+        run = Run(self.active.size, self.end_offset)
         broken: StorageError | None = None
         for view, header in batches:
             if broken is not None:
@@ -201,24 +183,24 @@ class Log:
                 results.append(error)
                 continue
             try:
-                if self._must_roll(run, header, now_ms):
-                    self._write(run, now_ms)
+                if must_roll(self, run, header, now_ms):
+                    self.write_run(run, now_ms)
                     self.roll()
-                    run = _Run(0, self.end_offset)
+                    run = Run(0, self.end_offset)
             except StorageError as error:
                 broken = error
                 self._fail_run(run, results, error)
                 results.append(error)
-                run = _Run(self.active.size, self.end_offset)
+                run = Run(self.active.size, self.end_offset)
                 continue
             first = run.next_offset
             run.slots.append(len(results))
             results.append(AppendInfo(first, first + header.last_offset_delta, append_time))
             if header.producer_id >= 0:
                 run.undo.append((header.producer_id, self.producers.note(header, first, now_ms)))
-            self._add(run, cast("list[Data]", stamped(view, first, epoch)), first, header)
+            self.add_to_run(run, cast("list[Data]", stamped(view, first, epoch)), first, header)
         try:
-            self._write(run, now_ms)
+            self.write_run(run, now_ms)
         except StorageError as error:
             self._fail_run(run, results, error)
         return results
@@ -229,58 +211,16 @@ class Log:
         An incomplete batch at the end of ``view`` is ignored. Raises ``CorruptMessageError`` (nothing is appended) for
         a wrong CRC or an offset that does not follow, ``StorageError``.
         """
-        self.check_usable()
-        self.now_ms = now_ms
-        whole = memoryview(view)
-        run = _Run(self.active.size, self.end_offset)
-        epochs_changed = False
-        latest = self.epochs.latest
-        headers = list(iter_headers(whole))
-        start = self.start_offset
-        if headers and not self.size and headers[0][1].base_offset < start <= headers[0][1].last_offset:
-            # An empty log that begins in the middle of a batch: the batch comes whole, its head stays deleted.
-            cutting.reset(self, headers[0][1].base_offset)
-            run = _Run(0, self.end_offset)
-        expected = self.end_offset
-        for at, header in headers:
-            verify_crc(whole, header, at)
-            if header.base_offset < expected or header.leader_epoch < latest:
-                raise CorruptMessageError(
-                    f"fetched offset {header.base_offset} epoch {header.leader_epoch} "
-                    f"after offset {expected - 1} epoch {latest}"
-                )
-            expected, latest = header.next_offset, header.leader_epoch
-        try:
-            for at, header in headers:
-                if self._must_roll(run, header, now_ms):
-                    self._write(run, now_ms)
-                    self.roll(header.base_offset)
-                    run = _Run(0, self.end_offset)
-                if header.producer_id >= 0 and not header.is_control:
-                    run.undo.append((header.producer_id, self.producers.note(header, header.base_offset, now_ms)))
-                epochs_changed |= self.epochs.assign(header.leader_epoch, header.base_offset)
-                self._add(run, [whole[at : at + header.size]], header.base_offset, header)
-            if epochs_changed:
-                self.write_epochs()
-            self._write(run, now_ms)
-        except StorageError:
-            self._undo(run)
-            self.epochs.truncate_end(self.end_offset)
-            raise
-        self.epoch = max(self.epoch, latest)
-        if start > self.start_offset:
-            self.high_watermark = max(self.high_watermark, start)
-            retention.delete_before(self, start)
-        return self.end_offset
+        return following.append_fetched(self, view, now_ms)
 
-    def _add(self, run: _Run, buffers: Sequence[Data], first: int, header: BatchHeader) -> None:
+    def add_to_run(self, run: Run, buffers: Sequence[Data], first: int, header: BatchHeader) -> None:
         run.buffers += buffers
         last = first + header.last_offset_delta
         run.placed.append(Placed(last, run.position, header.size, header.max_timestamp))
         run.position += header.size
         run.next_offset = last + 1
 
-    def _write(self, run: _Run, now_ms: int) -> None:
+    def write_run(self, run: Run, now_ms: int) -> None:
         if not run.placed:
             return
         self._remove_half_made()
@@ -300,15 +240,15 @@ class Log:
         if self._since_snapshot >= CHECKPOINT_BYTES or self._batches_since_snapshot >= CHECKPOINT_BATCHES:
             self._interim_snapshot()
 
-    def _undo(self, run: _Run) -> None:
+    def undo_run(self, run: Run) -> None:
         for producer_id, before in reversed(run.undo):
             self.producers.restore(producer_id, before)
 
-    def _fail_run(self, run: _Run, results: list[AppendInfo | LogeionError], error: StorageError) -> None:
+    def _fail_run(self, run: Run, results: list[AppendInfo | LogeionError], error: StorageError) -> None:
         # A run that reached the disk before a roll failed keeps its results.
         if run.placed and run.next_offset <= self.end_offset:
             return
-        self._undo(run)
+        self.undo_run(run)
         for slot in run.slots:
             results[slot] = error
 
@@ -319,22 +259,6 @@ class Log:
             kind = FencedLeaderEpochError if epoch < self.epoch else UnknownLeaderEpochError
             return kind(f"the log is in leader epoch {self.epoch}, the batch is for {epoch}")
         return None
-
-    def _must_roll(self, run: _Run, header: BatchHeader, now_ms: int) -> bool:
-        segment, config = self.active, self.config
-        if not segment.size and not run.placed:
-            return False
-        if run.position + header.size > config.segment_bytes:
-            return True
-        if run.next_offset + header.last_offset_delta - segment.base > _MAX_RELATIVE:
-            return True
-        if (segment.index_count + len(run.placed) + 1) * indexes.OFFSET_ENTRY.size > config.segment_index_bytes:
-            return True
-        if segment.size:
-            began = segment.first_timestamp()
-            reached = max(header.max_timestamp, now_ms if config.log_append_time else -1)
-            return began >= 0 and reached - began > config.segment_ms - config.segment_jitter_ms
-        return False
 
     def roll(self, base: int | None = None) -> None:
         """Close the active segment and begin an empty one at the log's end; nothing happens to an empty one.

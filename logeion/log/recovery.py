@@ -90,7 +90,7 @@ class Recovery:
         host_crash = point is None or point.boot_id != self._boot_id
         trusted = point.offset if point is not None else segments.peekitem(0)[0]
         if host_crash and not clean:
-            next_offset = self._check_all(segments, trusted)
+            next_offset = self._check_all(segments, trusted, rolled=point is not None)
         else:
             next_offset = self._check_tail(segments, listing)
         last = segments.peekitem(-1)[1]
@@ -228,13 +228,16 @@ class Recovery:
         if not self._epochs_seen or self._epochs_seen[-1][0] != header.leader_epoch:
             self._epochs_seen.append((header.leader_epoch, header.base_offset))
 
-    def _check_all(self, segments: SortedDict[int, Segment], trusted: int) -> int:
-        """After a host crash: every CRC from the recovery point on; returns the end of what is whole."""
+    def _check_all(self, segments: SortedDict[int, Segment], trusted: int, *, rolled: bool) -> int:
+        """After a host crash: every CRC from the recovery point on; returns the end of what is whole.
+
+        ``rolled``: above the recovery point segments follow each other without a hole, for compaction stays below it.
+        """
         first = max(segments.bisect_right(trusted) - 1, 0)
         suspects = list(segments.values())[first:]
         end: int = suspects[0].base
         for number, segment in enumerate(suspects):
-            if number and segment.base != end:
+            if number and (segment.base != end if rolled else segment.base < end):
                 self._drop(segments, suspects[number:])
                 return end
             walk = segment.rebuild_indexes(

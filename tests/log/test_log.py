@@ -402,6 +402,26 @@ def test_a_follower_appends_as_received_and_learns_epochs_and_producers() -> Non
     assert follower.producers.items()[0][1].batches == leader.producers.items()[0][1].batches
 
 
+def test_holes_of_a_compacted_leader_survive_a_power_cut_on_the_follower() -> None:
+    disk = MemoryDisk()
+    leader = open_log(MemoryDisk(), compact=True, min_cleanable_dirty_ratio=0.0, segment_bytes=2_000)
+    leader.become_leader(0)
+    for number in range(30):
+        append(leader, b"%d" % number * 60, key=b"k%d" % (number if number % 5 == 0 else 1))
+    leader.roll()
+    leader.sync()
+    leader.advance_high_watermark(30)
+    assert leader.compact(NOW) > 0
+    follower = open_log(disk, segment_bytes=500)
+    for _header, data in batches_of(leader):
+        follower.append_fetched(data, now_ms=NOW)
+    assert len(follower.segments) > 2
+    follower.sync()
+    follower.close(clean=False)
+    disk.crash_host("lost", "lost")
+    assert records_of(open_log(disk)) == records_of(leader)
+
+
 def test_a_follower_that_begins_in_the_middle_of_a_batch_takes_it_whole_and_hides_its_head() -> None:
     leader, follower = open_log(MemoryDisk()), open_log(MemoryDisk())
     leader.become_leader(0)
