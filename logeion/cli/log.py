@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,7 +12,10 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
+from logeion.log.config import LogConfig
 from logeion.log.dump import dump as dump_batches
+from logeion.log.log import Log
+from logeion.log.names import FAILED
 from logeion.log.verify import Report
 from logeion.log.verify import verify as verify_directory
 from logeion.wire.errors import StorageError
@@ -91,6 +95,27 @@ def verify(directory: Path, output: str) -> None:
             "restore the file from a replica; indexes and snapshots may be deleted, a start writes them anew",
             1,
         )
+
+
+@log.command("accept-cut")
+@_DIRECTORY
+@click.confirmation_option(prompt="Records after the last synced offset are given up. Go on?")
+def accept_cut(directory: Path) -> None:
+    """Go on in DIR after a failed sync, from the last offset that is surely on the device.
+
+    Stop the broker first. What was appended later, and never acknowledged with flush=ack, is cut off.
+    """
+    _must_exist(directory)
+    marker = directory / FAILED
+    if not marker.exists():
+        _give_up(f"no sync has failed in {directory} (there is no {marker})", "logeion log verify DIR", 1)
+    try:
+        opened = Log.open(directory, LogConfig(), now_ms=time.time_ns() // 1_000_000, create=False, accept_cut=True)
+        end = opened.end_offset
+        opened.close()
+    except StorageError as error:
+        _give_up(str(error), "stop the broker, or restore the directory from a replica", 1)
+    click.echo(f"{directory} ends at offset {end} now")
 
 
 def _must_exist(directory: Path) -> None:

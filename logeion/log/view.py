@@ -78,7 +78,8 @@ class Descriptors:
 
     def __init__(self, files: Files | None = None, *, limit: int = 256) -> None:
         self.files = files or Files()
-        self.limit = limit
+        # A search needs a log and its index at once.
+        self.limit = max(limit, 2)
         self._open: OrderedDict[str, Descriptor] = OrderedDict()
 
     def __len__(self) -> int:

@@ -113,6 +113,30 @@ def test_dump_of_a_damaged_log_shows_what_comes_before_and_exits_with_1(director
     assert str(path) in rows[1]["error"]
 
 
+def test_a_cut_is_accepted_only_where_a_sync_failed(directory: Path) -> None:
+    result = _run("accept-cut", str(directory), "--yes")
+    assert result.exit_code == 1 and "no sync has failed" in result.stderr
+    (directory / "storage-failed").write_bytes(b'{"cause":"EIO","synced_end":10,"boot_id":"x","version":0}')
+    result = _run("accept-cut", str(directory), "--yes")
+    assert result.exit_code == 1 and "in use" in result.stderr
+
+
+def test_an_accepted_cut_ends_at_the_last_synced_offset(tmp_path: Path) -> None:
+    directory = tmp_path / "orders-0"
+    log = open_log(None, directory)
+    log.become_leader(1)
+    for _ in range(5):
+        append(log, b"a", b"b")
+    log.close()
+    (directory / "storage-failed").write_bytes(b'{"cause":"EIO","synced_end":6,"boot_id":"x","version":0}')
+    result = _run("accept-cut", str(directory), "--yes")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{directory} ends at offset 6 now\n"
+    again = open_log(None, directory)
+    assert again.end_offset == 6
+    again.close()
+
+
 @pytest.mark.parametrize("name", ["dump", "verify"])
 def test_what_is_not_there_exits_with_3(tmp_path: Path, name: str) -> None:
     for directory in (tmp_path / "nothing", tmp_path):
