@@ -57,6 +57,8 @@ class ControllerShell(Shell):
     A disk that fails ends the process: a start reads what really is there. One that is full only refuses.
     """
 
+    listener: LaneListener | None = None
+
     async def start(self) -> None:
         """Recover the metadata log, found the cluster if there is none, listen."""
         spec = self.spec
@@ -79,7 +81,8 @@ class ControllerShell(Shell):
 
     async def stop(self) -> None:
         """Nobody is served any more; the log is closed cleanly."""
-        self.listener.close()
+        if self.listener is not None:
+            self.listener.close()
         self.quorum.close()
 
     async def _open(self) -> list[Commit]:
