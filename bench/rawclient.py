@@ -75,15 +75,22 @@ class RawClient:
             data += chunk
         return bytes(data)
 
-    def create_topic(self, topic: str, partitions: int, configs: dict[str, str] | None = None) -> None:
+    def create_topic(
+        self, topic: str, partitions: int, configs: dict[str, str] | None = None, within_s: float = 60.0
+    ) -> None:
+        """Create a topic, trying again while a broker that has just opened its port is not yet a member of its own."""
         entries = b"".join(text(name) + text(value) for name, value in (configs or {}).items())
         body = struct.pack(">i", 1) + text(topic) + struct.pack(">ihi", partitions, 1, 0)
         body += struct.pack(">i", len(configs or {})) + entries + struct.pack(">ib", 30_000, 0)
-        self.send(CREATE_TOPICS, 2, body)
-        answer = self.receive()
-        (code,) = struct.unpack_from(">h", answer, 4 + 4 + len(text(topic)))
-        if code:
-            raise RuntimeError(f"creating {topic}: error {code}")
+        deadline = time.monotonic() + within_s
+        while True:
+            self.send(CREATE_TOPICS, 2, body)
+            (code,) = struct.unpack_from(">h", self.receive(), 4 + 4 + len(text(topic)))
+            if not code:
+                return
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"creating {topic}: error {code}")
+            time.sleep(0.002)
 
     def produce(self, topic: str, partition: int, records: bytes) -> None:
         """Send one batch with acks=all; its answer is taken by `produced`."""
@@ -187,14 +194,8 @@ def first_ack(bootstrap: str, topic: str, *, create: bool, within_s: float = 60.
     record = batch(1, b"first")
     deadline = time.monotonic() + within_s
     with connected_when_up(bootstrap, within_s) as client:
-        while create:
-            try:
-                client.create_topic(topic, 1)
-                break
-            except RuntimeError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.002)
+        if create:
+            client.create_topic(topic, 1)
         while True:
             client.produce(topic, 0, record)
             code = client.produced(topic)
