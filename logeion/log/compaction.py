@@ -251,7 +251,12 @@ class _Cleaner:
             store.replace(self._name + suffix + names.SWAP, bytes(data), durable=True)
         store.rename(self._name + names.LOG + names.CLEANED, self._name + names.LOG + names.SWAP)
         store.sync_names()
-        finish_swap(store, self._group[0].base)
+        try:
+            finish_swap(store, self._group[0].base)
+        except StorageError as error:
+            # Decided but not done: what is in memory no longer fits the files, and the next start finishes it.
+            log.failed = error
+            raise
         for segment in self._group:
             segment.close()
             log.size -= segment.size

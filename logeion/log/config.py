@@ -193,7 +193,7 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     # Not topic configs: what a broker fixes for all of its logs.
     producer_id_expiration_ms: int = 86_400_000
     max_decompressed_bytes: int = 64 * 1_048_576
-    compaction_keys: int = 5_000_000
+    compaction_keys: int = 1_000_000
 
     @classmethod
     def from_topic(cls, configs: Mapping[str, str]) -> LogConfig:

@@ -9,7 +9,7 @@ final.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -455,11 +455,19 @@ class Log:
 
     def truncate(self, offset: int) -> None:
         """Cut off everything from ``offset`` on, and the epochs that began there. Raises ``StorageError``."""
-        cutting.truncate(self, offset)
+        self._cutting(cutting.truncate, offset)
 
     def reset(self, offset: int) -> None:
         """Empty the log and begin again at ``offset``: a follower whose end lies before its leader's start."""
-        cutting.reset(self, offset)
+        self._cutting(cutting.reset, offset)
+
+    def _cutting(self, cut: Callable[[Log, int], None], offset: int) -> None:
+        try:
+            cut(self, offset)
+        except StorageError as error:
+            # Half done: what is in memory no longer fits the files, a start does.
+            self.failed = self.failed or error
+            raise
 
     def apply_retention(self, now_ms: int) -> int:
         """Remove segments that are too old or too many, and files put aside before; returns the bytes removed."""

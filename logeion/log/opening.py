@@ -35,7 +35,8 @@ def open_log(
             path = store.path(names.FAILED)
             raise StorageError(
                 f"{store.directory} must not be used: a sync failed here ({failure.cause}), so what it holds past "
-                f"offset {failure.synced_end} may not be on the device; replace the replica, or accept the cut: logeion log accept-cut {store.directory}",
+                f"offset {failure.synced_end} may not be on the device; replace the replica, or accept the cut: "
+                f"logeion log accept-cut {store.directory}",
                 path,
             )
         _check_topic_id(store, topic_id)

@@ -126,6 +126,28 @@ def test_a_sync_that_fails_in_another_thread_fences_the_log_too(disk: MemoryDisk
         append(log, b"third")
 
 
+def test_a_truncation_or_compaction_that_fails_half_way_ends_this_start_and_the_next_one_is_right(
+    disk: MemoryDisk, log: Log
+) -> None:
+    for number in range(5):
+        append(log, b"%d" % number)
+    disk.fail("rename", "leader-epoch", errno.EIO)
+    log.become_leader(1)
+    log.advance_high_watermark(6)
+    disk.fail("rename", ".cleaned", errno.EIO)
+    with pytest.raises(StorageError, match="cleaned"):
+        log.truncate(3)
+    with pytest.raises(StorageError):
+        append(log, b"x")
+    log.close(clean=False)
+    disk.crash_process()
+    disk.heal()
+    again = open_log(disk)
+    assert again.end_offset == len(records_of(again)) == 6
+    again.truncate(3)
+    assert again.end_offset == 3
+
+
 def test_what_is_appended_while_a_sync_runs_is_not_reported_by_it(disk: MemoryDisk, log: Log) -> None:
     append(log, b"second")
     handle = log.sync_handle()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ from tests.log.world import append, open_log
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
+def directory(tmp_path: Path) -> Iterator[Path]:
     """A log of several segments, still open."""
     directory = tmp_path / "orders-0"
     log = open_log(None, directory, segment_bytes=1_000)
@@ -33,9 +33,8 @@ def directory(tmp_path: Path) -> Path:
     append(log, b"last", timestamp=30_000)
     log.sync()
     log.advance_high_watermark(log.end_offset)
-    request = log
-    yield directory  # type: ignore[misc]
-    request.close(clean=False)
+    yield directory
+    log.close(clean=False)
 
 
 def _run(*arguments: str) -> Result:
