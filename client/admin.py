@@ -219,4 +219,5 @@ def _raise_for(answer: object, about: str) -> None:
     entry = cast(_Answer, answer)
     if entry.error_code:
         kind: type[KafkaError] = for_code(entry.error_code)
-        raise kind(f"{about}: {entry.error_message or (kind.__doc__ or '').strip()}")
+        told = entry.error_message or (kind.__doc__ or "").strip()
+        raise kind(told if about.partition(" ")[2] in told else f"{about}: {told}")

@@ -175,12 +175,16 @@ class _Report:
         if self._json:
             print_json({"topic": topic, "records": self.sent, "failed": self.failed})
         elif not self._each:
-            click.echo(f"{self.sent} records -> {topic}", err=True)
+            click.echo(f"{self.sent} {'record' if self.sent == 1 else 'records'} -> {topic}", err=True)
         if self.first_error is not None:
             from .common import as_cli_error
 
             shown = as_cli_error(self.first_error)
-            raise CliError(f"{self.failed} records were not published; the first: {shown.message}", shown.hint, FAILED)
+            raise CliError(
+                f"not published: {self.failed} of {self.failed + self.sent} records; the first: {shown.message}",
+                shown.hint,
+                FAILED,
+            )
 
 
 def _from_json(text: bytes, number: int) -> Item:
