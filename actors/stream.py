@@ -4,9 +4,9 @@ The hot path of the product: lanes between actors and the Kafka port both stand 
 involved: the loop only says when the socket is ready.
 
 In: one scratch buffer a process. A frame that arrives whole in it is handed over as a view of scratch, valid during
-the callback only. Any other frame gets a buffer of its own, which grows with what really arrived, never with what was
-claimed (a peer that is ``trusted`` may have up to TRUSTED_STEP at once); large buffers come from a pool. Out: bytes,
-views and file ranges leave in order, by ``sendmsg`` and ``sendfile``.
+the callback only. A larger one is received straight into a buffer of its own, of which only what has really arrived
+takes memory, never what was claimed (``buffers``). A peer that is not ``trusted`` is held to what ``intake`` allows.
+Out: bytes, views and file ranges leave in order, by ``sendmsg`` and ``sendfile``.
 """
 
 from __future__ import annotations
@@ -19,94 +19,27 @@ from collections.abc import Callable, Iterable
 
 from logeion.wire.buffers import Buffer, FileRange
 
+from .buffers import Frame, pool
+from .intake import FIRST_BYTES, intake
+
+__all__ = ["Frame", "FrameError", "FrameStream", "Measure"]
+
 SCRATCH = 256 * 1024
+# Frames from here on are received into a buffer of their own; smaller unfinished ones are copied out of scratch.
+LARGE = 64 * 1024
+# After a large frame another one is likely: so much of it comes through scratch, the rest goes straight to its place.
+HEAD = 2048
 SOCKET_BUFFER = 2 * 1024 * 1024
 IOV_MAX = 64
-FIRST_STEP = 16 * 1024
-TRUSTED_STEP = 4 * 1024 * 1024
-POOLED_FROM = 64 * 1024
-POOL_BYTES = 32 * 1024 * 1024
 FILE_CHUNK = 1024 * 1024
 # How much one socket may move in one turn of the loop before the others have theirs.
 TURN_BYTES = 4 * 1024 * 1024
 
-_scratch = bytearray(SCRATCH)
-_scratch_view = memoryview(_scratch)
+_scratch_view = memoryview(bytearray(SCRATCH))
 
 
 class FrameError(Exception):
     """The peer's bytes cannot be a frame: raised by a ``measure`` function; the stream closes."""
-
-
-class Pool:
-    """Large receive buffers, kept for the next large frame: fresh ones cost a page fault every 4 KiB."""
-
-    def __init__(self, limit: int = POOL_BYTES) -> None:
-        self._free: dict[int, list[bytearray]] = {}
-        self._kept = 0
-        self._limit = limit
-
-    def take(self, size: int) -> bytearray:
-        if size < POOLED_FROM:
-            return bytearray(size)
-        rounded = 1 << (size - 1).bit_length()
-        free = self._free.get(rounded)
-        if free:
-            self._kept -= rounded
-            return free.pop()
-        return bytearray(rounded)
-
-    def give(self, buffer: bytearray) -> None:
-        size = len(buffer)
-        if size >= POOLED_FROM and size & (size - 1) == 0 and self._kept + size <= self._limit:
-            self._free.setdefault(size, []).append(buffer)
-            self._kept += size
-
-
-_pool = Pool()
-
-
-class Frame:
-    """A frame as it is handed over. ``view`` is the whole frame, its length prefix included.
-
-    A borrowed frame's view is valid during the callback only; ``retain`` turns it into one that lasts (by a copy where
-    it lies in scratch) until as many ``release`` calls were made as ``retain`` calls.
-    """
-
-    __slots__ = ("_buffer", "_owners", "view")
-
-    def __init__(self, view: memoryview, buffer: bytearray | None) -> None:
-        self.view = view
-        self._buffer = buffer
-        self._owners = 0
-
-    def retain(self) -> None:
-        if self._buffer is None and self._owners == 0:
-            self._buffer = bytearray(self.view)
-            self.view = memoryview(self._buffer)
-        self._owners += 1
-
-    def release(self) -> None:
-        """The last one gives the buffer back; views into it must not be used any more."""
-        self._owners -= 1
-        assert self._owners >= 0, "a frame is released more often than it was retained"
-        if self._owners == 0:
-            self._end()
-
-    def _end(self) -> None:
-        if self._buffer is not None:
-            _pool.give(self._buffer)
-            self._buffer = None
-
-    def keep(self) -> tuple[memoryview, Callable[[], None]]:
-        """``retain``, as the view that lasts and the function that releases it."""
-        self.retain()
-        return self.view, self.release
-
-    def handed_over(self) -> None:
-        """The callback is over: a frame nobody retained goes back to the pool."""
-        if self._owners == 0:
-            self._end()
 
 
 Measure = Callable[[memoryview], int]
@@ -114,10 +47,10 @@ Measure = Callable[[memoryview], int]
 
 
 class FrameStream:
-    """The pump. All callbacks come from the loop and may close the stream.
+    """The pump. All callbacks come from the loop and may close the stream; what they raise is not caught here.
 
-    ``on_frame(frame)`` for each frame; ``on_closed(reason)`` once; ``on_drained()`` when what waits to leave has fallen
-    below ``low_water`` after it was above ``high_water`` (see ``congested``).
+    ``on_frame(frame)`` for each frame; ``on_closed(reason)`` once, never from within ``write``; ``on_drained()`` when
+    what waits to leave has fallen below ``low_water`` after it was above ``high_water`` (see ``congested``).
     """
 
     def __init__(
@@ -131,6 +64,7 @@ class FrameStream:
         on_closed: Callable[[str], None],
         on_drained: Callable[[], None] | None = None,
         trusted: bool = True,
+        first_bytes: int = FIRST_BYTES,
         high_water: int = 8 * 1024 * 1024,
         low_water: int = 1024 * 1024,
         socket_buffer: int = SOCKET_BUFFER,
@@ -148,20 +82,29 @@ class FrameStream:
         self._on_closed = on_closed
         self._on_drained = on_drained
         self._high, self._low = high_water, low_water
-        self._part: bytearray | None = None
+        self._first_bytes = max(first_bytes, header_size)
+        # The unfinished frame: its buffer, what of it has arrived, its size (or the prefix's, while that is unknown).
+        self._part: memoryview | None = None
         self._have = 0
         self._need = 0
+        self._head = SCRATCH
         self._out: deque[Buffer | Callable[[], None]] = deque()
         self._waiting = 0
         self._choked = False
-        self._reading = False
+        self._broken = False
+        # Reading is wanted by the user, and not held up by the intake.
+        self._wanted = False
+        self._held = False
+        self._registered = False
         self._writing = False
         sock.setblocking(False)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             if socket_buffer:
                 sock.setsockopt(socket.SOL_SOCKET, option, socket_buffer)
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
+        self._tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
+        if self._tcp:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        pool.loop = loop
         self.resume_reading()
 
     # In
@@ -169,7 +112,7 @@ class FrameStream:
     @property
     def pinned(self) -> int:
         """Bytes of memory an unfinished frame holds."""
-        return 0 if self._part is None else len(self._part)
+        return 0 if self._part is None else self._have
 
     @property
     def unfinished(self) -> int:
@@ -177,85 +120,122 @@ class FrameStream:
         return self._need - self._have if self._part is not None else 0
 
     def pause_reading(self) -> None:
-        if self._reading:
-            self._reading = False
-            self.loop.remove_reader(self._fd)
+        """Hand over no more frames after those that have arrived with the current one."""
+        self._wanted = False
+        self._register()
 
     def resume_reading(self) -> None:
-        if not self._reading and not self.closed:
-            self._reading = True
+        """Read on."""
+        self._wanted = True
+        self._register()
+
+    def hold(self) -> None:
+        """The intake has no room for this frame yet."""
+        self._held = True
+        self._register()
+
+    def admit(self) -> None:
+        """The intake has room now."""
+        self._held = False
+        self._register()
+
+    def _register(self) -> None:
+        reads = self._wanted and not self._held and not self.closed
+        if reads and not self._registered:
+            self._registered = True
             self.loop.add_reader(self._fd, self._on_readable)
+        elif not reads and self._registered:
+            self._registered = False
+            self.loop.remove_reader(self._fd)
 
     def _on_readable(self) -> None:
         budget = TURN_BYTES
-        try:
-            while budget > 0 and self._reading:
-                part = self._part
-                room = _scratch_view if part is None else self._room(part)
+        while budget > 0 and self._registered:
+            part = self._part
+            room = _scratch_view[: self._scratch_room()] if part is None else part[self._have : self._need]
+            try:
                 count = self.sock.recv_into(room)
-                if count == 0:
-                    self.close("the peer closed the connection")
-                    return
-                budget -= count
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                self.close(f"{error.strerror or error}")
+                return
+            if count == 0:
+                self.close("the peer closed the connection")
+                return
+            budget -= count
+            try:
                 if part is None:
                     self._split(_scratch_view[:count])
                 else:
                     self._have += count
-                    self._grown()
-                if count < len(room):
-                    break
-        except (BlockingIOError, InterruptedError):
-            pass
-        except FrameError as error:
-            self.close(str(error))
-        except OSError as error:
-            self.close(f"{error.strerror or error}")
+                    self._grown(part)
+            except FrameError as error:
+                self.close(str(error))
+                return
+            if count < len(room):
+                break
         self.last_read = self.loop.time()
+
+    def _scratch_room(self) -> int:
+        if self.trusted or self.frames:
+            return self._head
+        return min(self._first_bytes, SCRATCH)
 
     def _split(self, data: memoryview) -> None:
         """Hand over the whole frames in ``data`` (scratch) and keep what begins another."""
         at, end = 0, len(data)
-        while end - at >= self._header_size:
-            size = self._measure(data[at:])
+        header_size, measure = self._header_size, self._measure
+        while end - at >= header_size:
+            size = measure(data[at:])
             if end - at < size:
                 self._begin(data[at:], size)
                 return
+            self._head = SCRATCH
             self._hand_over(Frame(data[at : at + size], None))
             at += size
             if self.closed:
                 return
         if at < end:
-            self._begin(data[at:], self._header_size)
+            self._begin(data[at:], header_size)
 
     def _begin(self, data: memoryview, need: int) -> None:
         have = len(data)
-        self._part = _pool.take(self._step(have, need))
-        self._part[:have] = data
         self._have, self._need = have, need
+        if need >= LARGE:
+            self._head = HEAD
+        if not self.trusted and need > self._first_bytes and not intake.begin(self, need):
+            # Until there is room, it stays what it is: no more than ``first_bytes``.
+            self._part = memoryview(bytearray(data))
+            self.hold()
+            return
+        self._part = pool.take(need)
+        self._part[:have] = data
 
-    def _step(self, have: int, need: int) -> int:
-        """The size of an unfinished frame's buffer: by what arrived, not by what was claimed."""
-        return min(need, max(TRUSTED_STEP if self.trusted else FIRST_STEP, 2 * have))
+    def proceed(self) -> None:
+        """The intake has let this frame in: give it a buffer, and read on."""
+        old = self._part
+        if old is not None and not self.closed:
+            self._part = pool.take(self._need)
+            self._part[: self._have] = old[: self._have]
+            self.admit()
 
-    def _room(self, part: bytearray) -> memoryview:
-        if self._have == len(part):
-            self._part = _pool.take(self._step(self._have, self._need))
-            self._part[: self._have] = part
-            _pool.give(part)
-            part = self._part
-        return memoryview(part)[self._have : self._need]
-
-    def _grown(self) -> None:
-        part = self._part
-        assert part is not None
+    def _grown(self, part: memoryview) -> None:
         if self._have < self._need:
+            if not self.trusted:
+                intake.grown(self, self._have)
             return
         if self._have == self._header_size:
-            self._need = self._measure(memoryview(part)[: self._have])
-            if self._have < self._need:
+            need = self._measure(part[: self._have])
+            if self._have < need:
+                head = bytes(part[: self._have])
+                pool.give(part)
+                self._begin(memoryview(head), need)
                 return
         self._part = None
-        self._hand_over(Frame(memoryview(part)[: self._need], part))
+        if not self.trusted:
+            intake.end(self)
+        self._hand_over(Frame(part[: self._need], part))
 
     def _hand_over(self, frame: Frame) -> None:
         self.frames += 1
@@ -294,22 +274,27 @@ class FrameStream:
 
     def _flush(self) -> None:
         budget = TURN_BYTES
-        try:
-            while self._out and budget > 0:
-                sent = self._send_some()
-                if sent < 0:
-                    break
-                budget -= sent
-        except (BlockingIOError, InterruptedError):
-            pass
-        except OSError as error:
-            self.close(f"{error.strerror or error}")
+        while self._out and budget > 0 and not self._broken:
+            first = self._out[0]
+            if callable(first):
+                self._out.popleft()
+                first()
+                continue
+            try:
+                budget -= self._send_file(first) if isinstance(first, FileRange) else self._send_memory()
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                # Not now: whoever writes is not prepared for ``on_closed``.
+                self._broken = True
+                self.loop.call_soon(self.close, f"{error.strerror or error}")
         if self.closed:
             return
-        if self._out and not self._writing:
-            self._writing = True
-            self.loop.add_writer(self._fd, self._flush)
-        elif not self._out and self._writing:
+        if self._out and not self._broken:
+            if not self._writing:
+                self._writing = True
+                self.loop.add_writer(self._fd, self._flush)
+        elif self._writing:
             self._writing = False
             self.loop.remove_writer(self._fd)
         if self._choked and self._waiting <= self._low:
@@ -317,28 +302,32 @@ class FrameStream:
             if self._on_drained is not None:
                 self._on_drained()
 
-    def _send_some(self) -> int:
+    def _send_memory(self) -> int:
         out = self._out
-        first = out[0]
-        if isinstance(first, FileRange):
-            return self._send_file(first)
-        if callable(first):
-            out.popleft()
-            first()
-            return 0
         batch: list[bytes | bytearray | memoryview] = []
+        more = 0
         for buffer in out:
-            if isinstance(buffer, FileRange) or callable(buffer) or len(batch) == IOV_MAX:
+            if isinstance(buffer, FileRange):
+                # The head of a response leaves in one segment with the file behind it.
+                more = socket.MSG_MORE if self._tcp else 0
                 break
-            batch.append(buffer)
-        sent = self.sock.sendmsg(batch)
+            if len(batch) == IOV_MAX:
+                break
+            if not callable(buffer):
+                batch.append(buffer)
+        sent = self.sock.sendmsg(batch, (), more)
         self._waiting -= sent
         left = sent
-        for buffer in batch:
-            size = len(buffer)
+        while left:
+            first = out[0]
+            if callable(first):
+                out.popleft()
+                first()
+                continue
+            size = len(first)
             if left < size:
-                if left:
-                    out[0] = memoryview(buffer)[left:]
+                assert not isinstance(first, FileRange)
+                out[0] = memoryview(first)[left:]
                 break
             left -= size
             out.popleft()
@@ -360,15 +349,18 @@ class FrameStream:
         if self.closed:
             return
         self.closed = True
-        self.pause_reading()
+        self._register()
         if self._writing:
+            self._writing = False
             self.loop.remove_writer(self._fd)
         self.sock.close()
-        callbacks = [c for c in self._out if not isinstance(c, (bytes, bytearray, memoryview, FileRange))]
+        callbacks = [waiting for waiting in self._out if callable(waiting)]
         self._out.clear()
         self._waiting = 0
+        if not self.trusted:
+            intake.end(self)
         if self._part is not None:
-            _pool.give(self._part)
+            pool.give(self._part)
             self._part = None
         for callback in callbacks:
             callback()
