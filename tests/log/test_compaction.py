@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from logeion.log.compaction import compaction
 from logeion.log.config import LogConfig
 from logeion.log.log import Log
+from logeion.wire.errors import StorageError
 from tests.log.disk import MemoryDisk
 from tests.log.world import NOW, append, batches_of, open_log, records_of
 
@@ -157,6 +160,27 @@ def test_appends_and_rolls_between_the_steps_of_a_compaction_are_safe_and_a_trun
     log.truncate(log.end_offset - 1)
     assert list(steps) == [] or records_of(log).keys() <= expected.keys()
     assert records_of(log).keys() == expected.keys() - {max(expected)}
+
+
+def test_a_swap_that_fails_half_way_ends_this_start_and_the_next_one_finishes_it() -> None:
+    disk = MemoryDisk()
+    log = _log(disk)
+    for number in range(12):
+        append(log, b"%d" % number * 60, key=b"x")
+    _settle(log)
+    disk.fail("link", ".swap", errno.EIO)
+    with pytest.raises(StorageError):
+        log.compact(NOW)
+    with pytest.raises(StorageError):
+        append(log, b"y", key=b"y")
+    log.close(clean=False)
+    disk.crash_process()
+    again = _log(disk)
+    # the first group was decided, the others had not begun
+    assert min(records_of(again)) == list(again.segments)[1] > 0
+    again.compact(NOW)
+    assert records_of(again) == {11: b"11" * 60}
+    assert again.end_offset == 12
 
 
 def test_compact_and_delete_together_remove_old_segments_too() -> None:
