@@ -13,9 +13,10 @@ from logeion.wire.apis import Struct
 from logeion.wire.buffers import Buffer
 from logeion.wire.codec import RequestHeader, encode_response
 
-# What is kept at most: entries of one state of the cluster, and their bytes.
+# What is kept at most: entries of one state of the cluster, their bytes, and the bytes of one.
 ENTRIES = 256
 BYTES = 16_777_216
+LARGEST = 1_048_576
 
 _CORRELATION_ID = struct.Struct(">i")
 _CORRELATION_AT = 4  # behind the frame's length
@@ -45,7 +46,7 @@ class Answers:
         if state != self._state or len(self._frames) >= ENTRIES or self._bytes + len(frame) > BYTES:
             self._state, self._bytes = state, 0
             self._frames.clear()
-        if len(frame) <= BYTES:
+        if len(frame) <= LARGEST:
             self._frames[asked] = frame
             self._bytes += len(frame)
         return pieces

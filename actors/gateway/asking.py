@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from logeion.wire.errors import (
     NotControllerError,
     NotLeaderOrFollowerError,
+    PolicyViolationError,
     RequestTimedOutError,
     UnknownServerError,
     for_code,
@@ -27,6 +28,9 @@ Result = TypeVar("Result")
 
 # A client's timeout is kept within these: below, nothing that writes a log could succeed; above, it is a mistake.
 SHORTEST_S, LONGEST_S = 1.0, 120.0
+
+# Bytes of a message to the Controller, which serves the whole cluster one message after the other.
+LARGEST = 4_194_304
 
 # How long an answer may wait for the leaders of new partitions; a produce that comes earlier waits by itself.
 RUNNING_S = 5.0
@@ -57,6 +61,8 @@ class Deadline:
 
 async def ask_controller(gateway: Gateway, message: m.Message, expected: type[Reply], deadline: Deadline) -> Reply:
     """The Controller's answer; raises KafkaError with the reason it gave, or RequestTimedOutError."""
+    if len(m.encode(message)) > LARGEST:
+        raise PolicyViolationError(f"the request is larger than {LARGEST} bytes: split it into several")
     try:
         reply = await gateway.ask_controller(message, deadline.left)
     except RefusedError as refused:
@@ -66,6 +72,13 @@ async def ask_controller(gateway: Gateway, message: m.Message, expected: type[Re
     except LaneError as late:
         raise RequestTimedOutError(f"the controller did not answer in time: {late}") from late
     return _checked(reply, expected)
+
+
+def check_count(gateway: Gateway, topics: int) -> None:
+    """Raise PolicyViolationError for more topics in one request than the cluster could have."""
+    most = gateway.config.limits.partitions
+    if topics > most:
+        raise PolicyViolationError(f"{topics} topics in one request, {most} are allowed: split it into several")
 
 
 async def ask_through(

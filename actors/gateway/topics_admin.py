@@ -33,7 +33,7 @@ from logeion.wire.errors import (
 )
 
 from .. import messages as m
-from .asking import Deadline, ask_through, until_applied, until_running
+from .asking import Deadline, ask_through, check_count, until_applied, until_running
 from .config_rows import topic_rows
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ async def create_topics(
         message = m.CreateTopics(topics=wanted, validate_only=request.validate_only)
         absent = {topic.name for topic in wanted if gateway.image.topic(topic.name) is None}
         try:
+            check_count(gateway, len(wanted))
             reply, again = await ask_through(gateway, message, m.TopicsChanged, deadline)
             await until_applied(gateway, reply.committed, deadline)
         except KafkaError as error:
@@ -165,6 +166,7 @@ async def delete_topics(
             gateway.image.topic(one.name) if one.name else gateway.image.topic_by_id(one.topic_id) for one in going
         ]
         try:
+            check_count(gateway, len(going))
             reply, again = await ask_through(gateway, message, m.TopicsChanged, deadline)
             await until_applied(gateway, reply.committed, deadline)
         except KafkaError as error:
@@ -206,6 +208,7 @@ async def create_partitions(
             growing.append(m.GrowTopic(name=topic.name, count=topic.count, assignments=assignments))
     if growing:
         try:
+            check_count(gateway, len(growing))
             message = m.CreatePartitions(topics=growing, validate_only=request.validate_only)
             smaller = {grow.name for grow in growing if _count(gateway, grow.name) < grow.count}
             reply, again = await ask_through(gateway, message, m.TopicsChanged, deadline)

@@ -32,7 +32,7 @@ from logeion.wire.errors import (
 
 from .. import messages as m
 from ..controller.topics import INTERNAL_TOPICS, check_name
-from .asking import Deadline, ask_through, until_applied, until_running
+from .asking import Deadline, ask_through, check_count, until_applied, until_running
 from .authorized import CLUSTER_OPERATIONS, NOT_ASKED, TOPIC_OPERATIONS
 from .brokers import endpoints
 
@@ -139,13 +139,13 @@ async def _create(gateway: Gateway, names: list[str]) -> dict[str, int]:
     deadline = Deadline(CREATION_S)
     failed: dict[str, int] = {}
     try:
+        check_count(gateway, len(names))
         message = m.CreateTopics(topics=[m.TopicToCreate(name=name) for name in names])
         reply, _ = await ask_through(gateway, message, m.TopicsChanged, deadline)
         await until_applied(gateway, reply.committed, deadline)
     except KafkaError as error:
-        # Retriable: the client asks again, and by then the controller is back.
-        code = error.code if error.retriable else LeaderNotAvailableError.code
-        return dict.fromkeys(names, code)
+        # What passes by itself is told by the code that makes every client ask for metadata again.
+        return dict.fromkeys(names, LeaderNotAvailableError.code if error.retriable else error.code)
     for result in reply.results:
         if result.code and result.code != TopicAlreadyExistsError.code:
             failed[result.name] = result.code

@@ -235,3 +235,20 @@ def test_changes_whose_answer_died_with_the_controller_are_found_done() -> None:
     dying(world)
     ours, _ = asyncio.run(world.ask(delete_topics, 20, 5, DeleteTopicsRequest(topic_names=["new", "nope"])))
     assert [(one.name, one.error_code) for one in ours.responses] == [("new", 0), ("nope", 3)]
+
+
+def test_one_request_cannot_keep_the_controller_busy_for_long() -> None:
+    world = World()
+    names = [str(number) for number in range(world.config.limits.partitions + 1)]
+    ours, _ = create(world, 7, *(CreatableTopic(name=name, num_partitions=1, replication_factor=1) for name in names))
+    assert {one.error_code for one in ours.topics} == {44} and len(ours.topics) == len(names)
+    request = CreatePartitionsRequest(
+        topics=[CreatePartitionsTopic(name=name, count=2, assignments=None) for name in names]
+    )
+    ours, _ = asyncio.run(world.ask(create_partitions, 37, 3, request))
+    assert {one.error_code for one in ours.results} == {44}
+    ours, _ = asyncio.run(world.ask(delete_topics, 20, 5, DeleteTopicsRequest(topic_names=names)))
+    assert {one.error_code for one in ours.responses} == {44}
+    large = [CreatableTopicConfig(name="retention.ms", value="x" * 5_000_000)]
+    ours, _ = create(world, 7, CreatableTopic(name="a", num_partitions=1, replication_factor=1, configs=large))
+    assert ours.topics[0].error_code == 44
