@@ -21,8 +21,8 @@ help: ## list the commands
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 with venv found; try: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade pip 'setuptools>=77' wheel
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[dev]'
+	$(PY) -m pip install -qq --disable-pip-version-check --upgrade pip 'setuptools>=77' wheel
+	$(PY) -m pip install -qq --disable-pip-version-check --no-build-isolation --editable '.[dev]'
 	@touch $@
 
 .PHONY: install

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PIP = [sys.executable, "-W", "ignore", "-m", "pip", "--quiet", "--disable-pip-version-check"]
+PIP = [sys.executable, "-W", "ignore", "-m", "pip", "-qq", "--disable-pip-version-check"]
 ROOMS = {"actors": "../actors", "client": "../client"}
 IN_WHEEL = [
     "logeion/py.typed",
