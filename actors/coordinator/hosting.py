@@ -39,7 +39,7 @@ from ..messages import (
 )
 from ..stream import Frame
 from .machine import GroupMachine, Request
-from .records import GroupRecord, encode
+from .records import encode
 from .step import Now, Step, Token
 
 REQUESTS = (
@@ -58,6 +58,17 @@ REQUESTS = (
 # Appends under way at once; what is decided meanwhile is the next batch.
 APPENDS = 4
 APPEND_S = 10.0
+# A batch takes up what is decided while it waits, up to so many bytes; one decision is never split.
+BATCH_BYTES = 4 * 1024 * 1024
+
+
+class _Batch:
+    """Stored records of one or more whole decisions."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.records: list[tuple[bytes, bytes | None]] = []
+        self.size = 0
 
 
 class Hosting:
@@ -88,11 +99,11 @@ class Hosting:
         self._fatal, self._went_idle = fatal, went_idle
         self._tokens = itertools.count(1)
         self._waiting: dict[Token, tuple[Lane, int]] = {}
-        self._records: list[GroupRecord] = []
-        # Appends are numbered; ``_sent`` is the last that left, ``_done`` the last that is committed.
-        self._sent = self._done = 0
+        # Batches are numbered; ``_made`` is the newest, ``_done`` the last that is committed.
+        self._unsent: deque[_Batch] = deque()
+        self._made = self._done = 0
         self._flushing = False
-        # Answers, each with the append it waits for, in order.
+        # Answers, each with the batch it waits for, in order.
         self._replies: deque[tuple[int, Token, Message]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
@@ -141,16 +152,22 @@ class Hosting:
     def follow(self, step: Step) -> None:
         """Commit what was decided, and answer when that is done."""
         if step.records:
-            self._records += step.records
+            stored = [encode(record) for record in step.records]
+            size = sum(len(key) + len(value or b"") for key, value in stored)
+            if not self._unsent or self._unsent[-1].size + size > BATCH_BYTES:
+                self._made += 1
+                self._unsent.append(_Batch(self._made))
+            batch = self._unsent[-1]
+            batch.records += stored
+            batch.size += size
             if not self._flushing:
                 self._flushing = True
                 self._loop.call_soon(self._flush)
-        due = self._sent + 1 if self._records else self._sent
         for token, reply in step.replies:
-            if due <= self._done:
+            if self._made == self._done:
                 self._answer(token, reply)
             else:
-                self._replies.append((due, token, reply))
+                self._replies.append((self._made, token, reply))
         self._arm()
 
     def _answer(self, token: Token, reply: Message) -> None:
@@ -161,15 +178,13 @@ class Hosting:
 
     def _flush(self) -> None:
         self._flushing = False
-        if not self._records or self._sent - self._done >= APPENDS:
-            return
-        records, self._records = self._records, []
-        self._sent += 1
-        number = self._sent
+        while self._unsent and self._unsent[0].number - self._done <= APPENDS:
+            self._send(self._unsent.popleft())
+
+    def _send(self, batch: _Batch) -> None:
         timestamp = time.time_ns() // 1_000_000
-        stored = [encode(record) for record in records]
-        batch = build_batch(
-            [Record(offset, timestamp, key, value) for offset, (key, value) in enumerate(stored)]
+        data = build_batch(
+            [Record(offset, timestamp, key, value) for offset, (key, value) in enumerate(batch.records)]
         )
         message = Append(
             epoch=self._epoch,
@@ -181,11 +196,11 @@ class Hosting:
 
         def on_reply(reply: AnyMessage | LaneError) -> None:
             if isinstance(reply, Appended):
-                self._committed(number)
+                self._committed(batch.number)
             else:
                 self._fatal(f"an append to the offsets partition failed: {reply}")
 
-        self._partition.call(message, (batch,), on_reply=on_reply, timeout_s=APPEND_S + 1.0)
+        self._partition.call(message, (data,), on_reply=on_reply, timeout_s=APPEND_S + 1.0)
 
     def _committed(self, number: int) -> None:
         self._done = number
@@ -224,7 +239,7 @@ class Hosting:
         self._leave()
 
     def _leave(self) -> None:
-        if self._done == self._sent and not self._records and not self._waiting:
+        if self._done == self._made and not self._waiting:
             self._went_idle()
         else:
             self._loop.call_later(0.01, self._leave)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from pathlib import Path
 
-from ..messages import AnyMessage, ListenersBound, PartitionRunning, PartitionStopped
+from ..messages import AnyMessage, ListenersBound, Message, PartitionRunning, PartitionStopped
 from ..runtime import ActorBase, Shell
 from . import state
 from .following import Following
@@ -22,13 +22,15 @@ class GatewayShell(Shell):
     async def start(self) -> None:
         """Take the port, and serve once the metadata log was read."""
         spec, config = self.spec, self.config
+        # Before anything is waited for: Node says who runs as soon as it is met.
+        self.gateway = state.Gateway(node=spec.node, config=config, data_dir=Path(spec.data_dir), loop=self.loop)
+        self.gateway.groups.tell_node = self._tell_node
+        self.following = Following(self.gateway, spec.run_dir)
         file = PortFile(spec.run_dir / "kafka-port", shared=config.node.gateways > 1)
         first = "." not in spec.actor.partition("/")[2]
         port = await file.settle(config.listeners.bind, config.listeners.port, first=first)
         sockets = bind(config.listeners.bind, port, shared=file.shared)
         file.keep(sockets[0].getsockname()[1])
-        self.gateway = state.Gateway(node=spec.node, config=config, data_dir=Path(spec.data_dir), loop=self.loop)
-        self.following = Following(self.gateway, spec.run_dir)
         self.following.start()
         # Clients wait in the backlog until there is something true to tell them.
         while not await self.gateway.wait_until(lambda: bool(self.gateway.image.cluster_id), 10.0):
@@ -49,10 +51,16 @@ class GatewayShell(Shell):
         if self.node_lane is not None and hasattr(self, "port"):
             self.node_lane.tell(ListenersBound(addresses=self.port.addresses))
 
+    def _tell_node(self, message: Message) -> None:
+        if self.node_lane is not None:
+            self.node_lane.tell(message)
+
     def on_node(self, request: int, message: AnyMessage) -> None:
-        """Which partitions run here."""
+        """Which partitions, Coordinators and group indexes run here."""
         if isinstance(message, PartitionRunning | PartitionStopped):
             self.following.node_said(message)
+        else:
+            self.gateway.groups.node_said(message)
 
 
 class Gateway(ActorBase):

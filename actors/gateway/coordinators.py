@@ -1,7 +1,7 @@
-"""FindCoordinator (10): who coordinates a consumer group or a transactional id.
+"""FindCoordinator (10): who coordinates a consumer group.
 
-Nobody does here, but the question has to be served all the same: librdkafka, in every version, compresses with lz4
-only for a broker that answers it (it takes FindCoordinator as the mark of a broker that knows lz4 frames).
+librdkafka, in every version, compresses with lz4 only for a broker that serves this (it takes FindCoordinator as the
+mark of a broker that knows lz4 frames).
 """
 
 from __future__ import annotations
@@ -9,12 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from logeion.wire.apis import Coordinator, FindCoordinatorRequest, FindCoordinatorResponse
-from logeion.wire.errors import (
-    CoordinatorNotAvailableError,
-    InvalidRequestError,
-    KafkaError,
-    UnsupportedVersionError,
-)
+from logeion.wire.errors import InvalidRequestError, KafkaError, UnsupportedVersionError
+
+from .asking import Deadline, until_running
+from .brokers import endpoints
 
 if TYPE_CHECKING:
     from logeion.wire.codec import RequestHeader
@@ -27,30 +25,42 @@ GROUP, TRANSACTION = 0, 1
 # The first version that asks for several keys at once (KIP-699).
 SEVERAL_SINCE = 4
 
-
-def refusal(key_type: int) -> KafkaError:
-    """Why there is no coordinator for keys of this type.
-
-    A group's is told to be unavailable: consumers that read by assignment ask for it too, and librdkafka shows them
-    every other code as an error of theirs. The code for transactions is final for every client.
-    """
-    if key_type == GROUP:
-        return CoordinatorNotAvailableError("consumer groups are not served by this broker: read by assignment")
-    if key_type == TRANSACTION:
-        return UnsupportedVersionError("transactions are not served by this broker")
-    return InvalidRequestError(f"{key_type} is no type of coordinator key")
+# Clients wait 30 s; the first question of all has the topic made.
+TIMEOUT_S = 10.0
 
 
 async def find_coordinator(
     gateway: Gateway, connection: Connection, header: RequestHeader, request: FindCoordinatorRequest
 ) -> FindCoordinatorResponse:
     """Handler of FindCoordinator."""
-    error = refusal(request.key_type)
-    if header.api_version >= SEVERAL_SINCE:
-        return FindCoordinatorResponse(
-            coordinators=[
-                Coordinator(key=key, node_id=-1, port=-1, error_code=error.code, error_message=str(error))
-                for key in request.coordinator_keys
-            ]
-        )
-    return FindCoordinatorResponse(error_code=error.code, error_message=str(error), node_id=-1, port=-1)
+    deadline = Deadline(TIMEOUT_S)
+    several = header.api_version >= SEVERAL_SINCE
+    keys = request.coordinator_keys if several else [request.key]
+    found = [await _find(gateway, connection, request.key_type, key, deadline) for key in keys]
+    if several:
+        return FindCoordinatorResponse(coordinators=found)
+    one = found[0]
+    return FindCoordinatorResponse(
+        error_code=one.error_code,
+        error_message=one.error_message,
+        node_id=one.node_id,
+        host=one.host,
+        port=one.port,
+    )
+
+
+async def _find(gateway: Gateway, connection: Connection, key_type: int, key: str, deadline: Deadline) -> Coordinator:
+    try:
+        if key_type == TRANSACTION:
+            # Final for every client.
+            raise UnsupportedVersionError("transactions are not served by this broker")
+        if key_type != GROUP:
+            raise InvalidRequestError(f"{key_type} is no type of coordinator key")
+        topic = await gateway.groups.topic(deadline)
+        # A client that comes at once finds a leader; one that has none yet is told so by the next request.
+        await until_running(gateway, [topic.topic_id], deadline)
+        node = gateway.groups.node_of(topic, key)
+    except KafkaError as error:
+        return Coordinator(key=key, node_id=-1, port=-1, error_code=error.code, error_message=str(error))
+    one = next(end for end in endpoints(gateway, connection.local) if end.node == node)
+    return Coordinator(key=key, node_id=node, host=one.host, port=one.port, error_message=None)

@@ -15,6 +15,9 @@ from .cluster import describe_cluster, describe_log_dirs
 from .configs import alter_configs, describe_configs, incremental_alter_configs
 from .coordinators import find_coordinator
 from .fetch import fetch
+from .group_admin import consumer_group_describe, delete_groups, describe_groups, list_groups
+from .group_membership import consumer_group_heartbeat, heartbeat, join_group, leave_group, sync_group
+from .group_offsets import offset_commit, offset_delete, offset_fetch
 from .offsets import list_offsets
 from .produce import produce
 from .producer_ids import init_producer_id
@@ -45,7 +48,15 @@ HANDLERS: dict[int, AsyncHandler | Direct] = {
     1: Direct(fetch),
     2: list_offsets,
     3: metadata,
+    8: offset_commit,
+    9: offset_fetch,
     10: find_coordinator,
+    11: join_group,
+    12: heartbeat,
+    13: leave_group,
+    14: sync_group,
+    15: describe_groups,
+    16: list_groups,
     18: api_versions,
     19: create_topics,
     20: delete_topics,
@@ -56,7 +67,11 @@ HANDLERS: dict[int, AsyncHandler | Direct] = {
     33: alter_configs,
     35: describe_log_dirs,
     37: create_partitions,
+    42: delete_groups,
     44: incremental_alter_configs,
+    47: offset_delete,
     60: describe_cluster,
+    68: consumer_group_heartbeat,
+    69: consumer_group_describe,
     75: describe_topic_partitions,
 }

@@ -23,6 +23,7 @@ from ..messages import AnyMessage, Message
 from ..metadata import MetadataImage, MetadataRecord, PartitionChanged, Topic, TopicDeleted
 from .answers import Answers
 from .cold import ColdReads
+from .groups import Groups
 from .links import Key, Link
 from .parking import Parking
 from .producer_ids import ProducerIds
@@ -57,6 +58,7 @@ class Gateway:
         self.descriptors = Descriptors()
         self.producer_ids = ProducerIds()
         self.answers = Answers()
+        self.groups = Groups(self, data_dir / "run")
         # Grows with every change of the image or of what runs here.
         self.changes = 0
         self.answers = Answers()
@@ -220,5 +222,6 @@ class Gateway:
     def close(self) -> None:
         """End timers and threads, and give all descriptors back."""
         self.timers.close()
+        self.groups.close()
         self.cold.close()
         self.descriptors.close()

@@ -9,6 +9,7 @@ from typing import Any
 from logeion.actors import messages as m
 from logeion.actors.config import Config, NodeSection
 from logeion.actors.gateway.answers import Answers
+from logeion.actors.gateway.groups import Groups
 from logeion.actors.gateway.producer_ids import ProducerIds
 from logeion.actors.lanes import RefusedError
 from logeion.actors.metadata import (
@@ -82,6 +83,7 @@ class World:
         self.image.apply_all(RECORDS)
         self.producer_ids = ProducerIds()
         self.answers = Answers()
+        self.groups = Groups(self, data_dir)  # type: ignore[arg-type]
         self.given_up: set[tuple[str, int]] = set()
         self.controller: Callable[[m.Message], m.Message] = self.unexpected
         self.partition: Callable[[str, int, m.Message], m.Message] = self.unexpected

@@ -154,12 +154,12 @@ def test_a_controller_that_stays_away_is_answered_by_what_clients_ask_again_afte
 
 
 @pytest.mark.parametrize("version", range(7))
-def test_nobody_coordinates_groups(version: int) -> None:
+def test_a_group_is_coordinated_by_the_leader_of_its_offsets_partition(version: int) -> None:
     ours = ask(World(), find_coordinator, 10, version, FindCoordinatorRequest(key="g", coordinator_keys=["g", "h"]))
     if version < 4:
-        assert (ours.error_code, ours.node_id) == (15, -1)
+        assert (ours.error_code, ours.node_id, ours.host, ours.port) == (0, 1, "127.0.0.1", 9092)
     else:
-        assert [(one.key, one.error_code, one.node_id) for one in ours.coordinators] == [("g", 15, -1), ("h", 15, -1)]
+        assert [(one.key, one.error_code, one.node_id) for one in ours.coordinators] == [("g", 0, 1), ("h", 0, 1)]
 
 
 @pytest.mark.parametrize(("key_type", "code"), [(1, 35), (7, 42)])
