@@ -432,6 +432,8 @@ async def dial(
             opened.set_exception(LaneClosed(reason))
 
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # A peer that is stopped fills its backlog; to wait for it would stop this loop too.
+    sock.setblocking(False)
     try:
         name, directory = _short(path)
         try:
