@@ -29,9 +29,7 @@ def uniform(
                 target[owner].add((topic, number))
             else:
                 free.append((topic, number))
-    subscribers = {
-        topic: sorted(m for m, wanted in subscriptions.items() if topic in wanted) for topic in topics
-    }
+    subscribers = {topic: sorted(m for m, wanted in subscriptions.items() if topic in wanted) for topic in topics}
     for topic, number in free:
         if subscribers[topic]:
             least = min(subscribers[topic], key=lambda m: (len(target[m]), m))

@@ -374,9 +374,7 @@ class ClassicGroup:
         for leaving in request.members:
             code, gone = self._leave_one(leaving, step)
             left = left or gone
-            results.append(
-                LeavingMember(member_id=leaving.member_id, instance_id=leaving.instance_id, code=code)
-            )
+            results.append(LeavingMember(member_id=leaving.member_id, instance_id=leaving.instance_id, code=code))
         if left:
             self._shrunk(now, step)
         step.reply(token, GroupLeft(members=results))

@@ -227,9 +227,7 @@ class ConsumerGroup:
         else:
             self._remove(member, now, step)
             self._refresh(known, now, step, force=True)
-        step.reply(
-            token, ConsumerHeartbeatAnswered(member_id=member.member_id, member_epoch=request.member_epoch)
-        )
+        step.reply(token, ConsumerHeartbeatAnswered(member_id=member.member_id, member_epoch=request.member_epoch))
 
     def _remove(self, member: Member, now: Now, step: Step) -> None:
         del self.members[member.member_id]

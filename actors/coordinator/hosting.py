@@ -183,9 +183,7 @@ class Hosting:
 
     def _send(self, batch: _Batch) -> None:
         timestamp = time.time_ns() // 1_000_000
-        data = build_batch(
-            [Record(offset, timestamp, key, value) for offset, (key, value) in enumerate(batch.records)]
-        )
+        data = build_batch([Record(offset, timestamp, key, value) for offset, (key, value) in enumerate(batch.records)])
         message = Append(
             epoch=self._epoch,
             acks=-1,

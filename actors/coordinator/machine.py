@@ -300,9 +300,7 @@ class GroupMachine:
         elif isinstance(group, ConsumerGroup):
             subscribed = group.subscribed() if group.members else frozenset()
         in_use = errors.GroupSubscribedToTopicError.code
-        codes = [
-            in_use if subscribed is None or topic in subscribed else 0 for topic, _ in request.partitions
-        ]
+        codes = [in_use if subscribed is None or topic in subscribed else 0 for topic, _ in request.partitions]
         free = [p for p, code in zip(request.partitions, codes, strict=True) if not code]
         step.records += self.offsets.drop(free)
         step.reply(token, OffsetsDeleted(codes=codes))
@@ -334,8 +332,6 @@ class GroupMachine:
             idle_since = group.empty_since_ms
         else:
             subscribed = group.subscribed()
-        step.records += self.offsets.drop(
-            self.offsets.expired(now, idle_since_ms=idle_since, subscribed=subscribed)
-        )
+        step.records += self.offsets.drop(self.offsets.expired(now, idle_since_ms=idle_since, subscribed=subscribed))
         if group is not None and self.idle and not self.offsets.committed:
             self._bury(step)

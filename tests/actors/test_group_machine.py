@@ -88,9 +88,16 @@ class Driver:
 
     def join(self, member_id: str = "", **changes: Any) -> int:
         request: dict[str, Any] = {
-            "group": "g", "member_id": member_id, "instance_id": None, "client_id": "c", "client_host": "/127.0.0.1",
-            "protocol_type": "consumer", "protocols": [GroupProtocol(name="range", metadata=subscription("t"))],
-            "session_timeout_ms": 10_000, "rebalance_timeout_ms": 20_000, "require_member_id": False,
+            "group": "g",
+            "member_id": member_id,
+            "instance_id": None,
+            "client_id": "c",
+            "client_host": "/127.0.0.1",
+            "protocol_type": "consumer",
+            "protocols": [GroupProtocol(name="range", metadata=subscription("t"))],
+            "session_timeout_ms": 10_000,
+            "rebalance_timeout_ms": 20_000,
+            "require_member_id": False,
         }
         return self.send(JoinGroup(**(request | changes)))
 
@@ -363,8 +370,13 @@ def test_a_malformed_subscription_is_seen_and_hurts_nobody(bad: bytes) -> None:
 
 
 def beat(member: str, epoch: int, owned: list[int] | None = None, **changes: Any) -> ConsumerHeartbeat:
-    fields: dict[str, Any] = {"group": "g", "member_id": member, "member_epoch": epoch, "client_id": "c",
-                              "client_host": "/h"}
+    fields: dict[str, Any] = {
+        "group": "g",
+        "member_id": member,
+        "member_epoch": epoch,
+        "client_id": "c",
+        "client_host": "/h",
+    }
     if epoch == 0:
         fields |= {"rebalance_timeout_ms": 10_000, "subscribed_topics": ["t"], "owned": []}
     if owned is not None:

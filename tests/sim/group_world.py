@@ -127,7 +127,8 @@ class World:
         self.waiting: dict[int, Callable[[Message], None]] = {}
         self.log = OffsetsLog()
         self.settings = Settings(
-            initial_rebalance_delay_ms=self.random.choice([0, 300]), consumer_session_timeout_ms=6_000,
+            initial_rebalance_delay_ms=self.random.choice([0, 300]),
+            consumer_session_timeout_ms=6_000,
             consumer_heartbeat_interval_ms=500,
         )
         self.host: Host | None = Host(self)
@@ -401,7 +402,10 @@ class MemberBase:
             return
         epoch, member_id = self.epoch, self.member_id
         request = CommitOffsets(
-            group="g", generation=epoch, member_id=member_id, instance_id=self.instance_id,
+            group="g",
+            generation=epoch,
+            member_id=member_id,
+            instance_id=self.instance_id,
             offsets=[OffsetToCommit(topic=TOPIC, partition=p, offset=o) for p, o in sorted(wanted.items())],
         )
 
@@ -422,9 +426,16 @@ class ClassicMember(MemberBase):
         self.round += 1
         this = self.round
         request = JoinGroup(
-            group="g", member_id=self.member_id, instance_id=self.instance_id, client_id=self.name, client_host="h",
-            protocol_type="consumer", protocols=[GroupProtocol(name="range", metadata=self.name.encode())],
-            session_timeout_ms=6_000, rebalance_timeout_ms=5_000, require_member_id=self.instance_id is None,
+            group="g",
+            member_id=self.member_id,
+            instance_id=self.instance_id,
+            client_id=self.name,
+            client_host="h",
+            protocol_type="consumer",
+            protocols=[GroupProtocol(name="range", metadata=self.name.encode())],
+            session_timeout_ms=6_000,
+            rebalance_timeout_ms=5_000,
+            require_member_id=self.instance_id is None,
         )
 
         def joined(answer: Message | None) -> None:
@@ -529,10 +540,16 @@ class ConsumerMember(MemberBase):
             self.commit()
         joining = self.epoch == 0
         request = ConsumerHeartbeat(
-            group="g", member_id=self.member_id, member_epoch=self.epoch, client_id=self.name, client_host="h",
-            instance_id=self.instance_id, rebalance_timeout_ms=5_000 if joining else -1,
+            group="g",
+            member_id=self.member_id,
+            member_epoch=self.epoch,
+            client_id=self.name,
+            client_host="h",
+            instance_id=self.instance_id,
+            rebalance_timeout_ms=5_000 if joining else -1,
             subscribed_topics=[TOPIC] if joining else None,
-            owned=[TopicPartitions(topic_id=TOPIC_ID, partitions=sorted(self.owned))] if self.owned or not joining
+            owned=[TopicPartitions(topic_id=TOPIC_ID, partitions=sorted(self.owned))]
+            if self.owned or not joining
             else [],
         )
 
@@ -540,7 +557,8 @@ class ConsumerMember(MemberBase):
             if this != self.round:
                 return
             if not isinstance(answer, ConsumerHeartbeatAnswered) or answer.code in (
-                NOT_COORDINATOR, errors.UnreleasedInstanceIdError.code
+                NOT_COORDINATOR,
+                errors.UnreleasedInstanceIdError.code,
             ):
                 self.world.after(0.2, self.guarded(lambda: self.beat(this)))
                 return
@@ -564,8 +582,12 @@ class ConsumerMember(MemberBase):
 
     def leave(self) -> None:
         request = ConsumerHeartbeat(
-            group="g", member_id=self.member_id, member_epoch=-1 if self.instance_id is None else -2,
-            client_id=self.name, client_host="h", instance_id=self.instance_id,
+            group="g",
+            member_id=self.member_id,
+            member_epoch=-1 if self.instance_id is None else -2,
+            client_id=self.name,
+            client_host="h",
+            instance_id=self.instance_id,
         )
         self.crash()
         self.world.ask(self.name, request, lambda answer: None)
