@@ -49,8 +49,6 @@ from .rows import actor_rows
 
 log = logging.getLogger(__name__)
 
-# The admin HTTP is served once the data path is up, and no later than this, so that it can tell what is not.
-HTTP_S = 2.0
 
 
 class NodeShell(Shell):
@@ -93,11 +91,10 @@ class NodeShell(Shell):
             registration=self._registration,
         )
         self.tell_supervisor(m.ListActors())
-        self._http_timer = self.loop.call_later(HTTP_S, self._serve_http)
+        self.admin.when_asked(self.loop, self._serve_http)
 
     async def stop(self) -> None:
         """Nobody is told anything any more."""
-        self._http_timer.cancel()
         if self._http is not None:
             self._http.cancel()
         if self._timer is not None:
@@ -139,7 +136,6 @@ class NodeShell(Shell):
             self._ready = True
             log.info("ready node=%d partitions=%d", self.spec.node, len(self.machine.locals))
             self._answer_ready()
-            self._serve_http()
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -326,7 +322,6 @@ class NodeShell(Shell):
 
     def _serve_http(self) -> None:
         if self._http is None:
-            self._http_timer.cancel()
             self._http = self.loop.create_task(self.admin.serve(self))
 
 
