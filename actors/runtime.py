@@ -31,7 +31,7 @@ from .config import Config
 from .lanes import Lane, LaneError, dial, introduce, socket_path
 from .messages import AnyMessage, Hello, Message, Ping, Pong, StateChanged, decode, encode
 from .stream import Frame
-from .thespian_traps import own_logging, restore_fault_signals
+from .thespian_traps import own_logging, printable, restore_fault_signals
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class ActorSpec(msgspec.Struct, frozen=True, kw_only=True):
     def title(self) -> str:
         name = self.actor.partition("/")[2]
         what = f"{self.kind} {name}" if self.kind in ("partition", "replica", "coordinator") else self.kind
-        return f"logeion[{self.node}] {what}" + ("" if self.epoch is None else f" epoch {self.epoch}")
+        return printable(f"logeion[{self.node}] {what}") + ("" if self.epoch is None else f" epoch {self.epoch}")
 
 
 class Shell:

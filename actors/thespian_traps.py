@@ -106,7 +106,23 @@ def formatter(kind: str, actor: str) -> logging.Formatter:
     """One line an event: text for people, JSON for machines."""
     if kind == "json":
         return _JsonFormatter(actor)
-    return logging.Formatter(f"%(asctime)s %(levelname)-7s {actor} %(message)s")
+    return _TextFormatter(actor)
+
+
+def printable(text: str) -> str:
+    """Names that peers chose, with nothing in them that ends a line, steers a terminal or cuts a C string short."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+class _TextFormatter(logging.Formatter):
+    def __init__(self, actor: str) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s ")
+        self._actor = actor
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return super().formatMessage(record) + printable(f"{self._actor} {record.message}")
 
 
 class _JsonFormatter(logging.Formatter):
