@@ -42,6 +42,16 @@ AGAIN_S = 0.05
 TOGETHER = 64
 
 
+# Characters of a reason that are told: it may quote what the client sent, and old versions have room for 32,767 bytes.
+REASON_MAX = 1_000
+
+
+def told(reason: object) -> str | None:
+    """The text of an error for a response; None where there is none."""
+    text = str(reason)
+    return (text if len(text) <= REASON_MAX else text[:REASON_MAX] + "…") or None
+
+
 class Deadline:
     """A moment that all waits of one request share."""
 

@@ -18,7 +18,7 @@ from logeion.wire.apis import (
 from logeion.wire.errors import KafkaError, MismatchedEndpointTypeError, UnsupportedEndpointTypeError
 
 from .. import messages as m
-from .asking import Deadline, ask_partition, each
+from .asking import Deadline, ask_partition, each, told
 from .authorized import CLUSTER_OPERATIONS, NOT_ASKED
 from .brokers import endpoints
 
@@ -45,7 +45,7 @@ async def describe_cluster(
         else:
             error = UnsupportedEndpointTypeError(f"endpoint type {request.endpoint_type} is not known")
         return DescribeClusterResponse(
-            error_code=error.code, error_message=str(error), endpoint_type=request.endpoint_type
+            error_code=error.code, error_message=told(error), endpoint_type=request.endpoint_type
         )
     brokers = [
         DescribeClusterBroker(broker_id=one.node, host=one.host, port=one.port, rack=one.rack)

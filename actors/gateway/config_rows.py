@@ -20,6 +20,10 @@ class Source(IntEnum):
 TYPES = {"boolean": 1, "string": 2, "int": 3, "long": 5, "double": 6, "list": 7}
 
 
+# Characters of a value: no key needs more, and old versions of DescribeConfigs could not show much more.
+VALUE_MAX = 4_096
+
+
 class Layer(NamedTuple):
     """One value that a key has somewhere, under the name it has there."""
 

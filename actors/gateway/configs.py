@@ -35,9 +35,9 @@ from logeion.wire.errors import (
 
 from .. import messages as m
 from ..controller.topics import check_name
-from .asking import Deadline, ask_through, until_applied
+from .asking import Deadline, ask_through, told, until_applied
 from .broker_configs import broker_rows
-from .config_rows import Row, topic_rows
+from .config_rows import VALUE_MAX, Row, topic_rows
 
 if TYPE_CHECKING:
     from logeion.wire.codec import RequestHeader
@@ -123,7 +123,7 @@ async def describe_configs(
                 if not keys or row.name in keys
             ]
         except KafkaError as error:
-            result.error_code, result.error_message = error.code, str(error)
+            result.error_code, result.error_message = error.code, told(error)
         results.append(result)
     return DescribeConfigsResponse(results=results)
 
@@ -136,6 +136,8 @@ def _change(key: str, operation: int, value: str | None) -> m.ConfigChange:
         return m.ConfigChange(key=key, operation="delete")
     if value is None:
         raise InvalidConfigError(f"{key}: no value to {OPERATIONS[operation]}")
+    if len(value) > VALUE_MAX:
+        raise InvalidConfigError(f"{key}: a value of {len(value)} characters; {VALUE_MAX} are allowed")
     return m.ConfigChange(key=key, operation=OPERATIONS[operation], value=value)
 
 
@@ -167,7 +169,7 @@ async def _alter(
         reply, _ = await ask_through(gateway, message, m.ConfigsAltered, deadline)  # twice is the same as once
         await until_applied(gateway, reply.committed, deadline)
     except KafkaError as error:
-        response.error_code, response.error_message = error.code, str(error)
+        response.error_code, response.error_message = error.code, told(error)
     return response
 
 

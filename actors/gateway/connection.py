@@ -25,7 +25,7 @@ from logeion.wire.codec import (
     parse_header,
     unsupported_api_versions,
 )
-from logeion.wire.errors import KafkaError, WireError
+from logeion.wire.errors import EncodeError, KafkaError, WireError
 
 from ..stream import Frame, FrameError, FrameStream
 from .dispatch import HANDLERS, Direct
@@ -100,13 +100,12 @@ class Exchange:
     def take(self) -> tuple[list[Buffer], Callable[[], None] | None]:
         """The response's frame (empty if there is none), and what to call when it was sent.
 
-        A body that is a list is an encoded frame already.
+        A body that is a list is an encoded frame already. Raises EncodeError, and then stays as it was.
         """
         body, on_sent = self._body, self._on_sent
+        frame = body or [] if body is None or isinstance(body, list) else encode_response(self.header, body)
         self._body = self._on_sent = None
-        if body is None or isinstance(body, list):
-            return body or [], on_sent
-        return encode_response(self.header, body), on_sent
+        return frame, on_sent
 
     def abandon(self) -> None:
         """The connection is closed."""
@@ -281,7 +280,13 @@ class Connection:
         if not self._exchanges or not self._exchanges[0].done:
             return False
         exchange = self._exchanges[0]
-        buffers, on_sent = exchange.take()
+        try:
+            buffers, on_sent = exchange.take()
+        except EncodeError as error:
+            # One answer that does not fit its version must not cost all other clients their gateway.
+            log.error("no answer to API %d version %d: %s", exchange.header.api_key, exchange.header.api_version, error)
+            self.close("the answer cannot be encoded")
+            return False
         self._stream.write(buffers, on_sent)
         if not self.closed:
             self._finish(exchange)

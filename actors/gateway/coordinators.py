@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from logeion.wire.apis import Coordinator, FindCoordinatorRequest, FindCoordinatorResponse
 from logeion.wire.errors import InvalidRequestError, KafkaError, UnsupportedVersionError
 
-from .asking import Deadline, until_running
+from .asking import Deadline, told, until_running
 from .brokers import endpoints
 
 if TYPE_CHECKING:
@@ -61,6 +61,6 @@ async def _find(gateway: Gateway, connection: Connection, key_type: int, key: st
         await until_running(gateway, [topic.topic_id], deadline)
         node = gateway.groups.node_of(topic, key)
     except KafkaError as error:
-        return Coordinator(key=key, node_id=-1, port=-1, error_code=error.code, error_message=str(error))
+        return Coordinator(key=key, node_id=-1, port=-1, error_code=error.code, error_message=told(error))
     one = next(end for end in endpoints(gateway, connection.local) if end.node == node)
     return Coordinator(key=key, node_id=node, host=one.host, port=one.port, error_message=None)

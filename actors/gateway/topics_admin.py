@@ -25,6 +25,7 @@ from logeion.wire.apis import (
     DeleteTopicsResponse,
 )
 from logeion.wire.errors import (
+    InvalidConfigError,
     InvalidRequestError,
     KafkaError,
     TopicAlreadyExistsError,
@@ -33,8 +34,8 @@ from logeion.wire.errors import (
 )
 
 from .. import messages as m
-from .asking import Deadline, ask_through, check_count, until_applied, until_running
-from .config_rows import topic_rows
+from .asking import Deadline, ask_through, check_count, told, until_applied, until_running
+from .config_rows import VALUE_MAX, topic_rows
 
 if TYPE_CHECKING:
     from logeion.wire.codec import RequestHeader
@@ -55,6 +56,9 @@ def _creation(topic: CreatableTopic) -> m.TopicToCreate:
         assignments[entry.partition_index] = list(entry.broker_ids)
     if assignments and (topic.num_partitions != -1 or topic.replication_factor != -1):
         raise InvalidRequestError("with a manual assignment the partition count and replication factor must be -1")
+    for config in topic.configs:
+        if config.value is not None and len(config.value) > VALUE_MAX:
+            raise InvalidConfigError(f"{config.name}: a value of {len(config.value)} characters")
     return m.TopicToCreate(
         name=topic.name,
         partitions=topic.num_partitions,
@@ -68,7 +72,7 @@ def _created(gateway: Gateway, topic: m.TopicToCreate, result: m.TopicResult) ->
     """Kafka's form of the controller's result; from version 5 it tells counts and the whole configuration."""
     if result.code:
         return CreatableTopicResult(
-            name=topic.name, error_code=result.code, error_message=result.reason or None, configs=None
+            name=topic.name, error_code=result.code, error_message=told(result.reason), configs=None
         )
     return CreatableTopicResult(
         name=topic.name,
@@ -134,7 +138,7 @@ def _as_it_is(gateway: Gateway, result: m.TopicResult) -> m.TopicResult:
 
 
 def _refused_creation(name: str, error: KafkaError) -> CreatableTopicResult:
-    return CreatableTopicResult(name=name, error_code=error.code, error_message=str(error), configs=None)
+    return CreatableTopicResult(name=name, error_code=error.code, error_message=told(error), configs=None)
 
 
 async def delete_topics(
@@ -176,7 +180,7 @@ async def delete_topics(
             for response, result, topic in zip(going, reply.results, present, strict=True):
                 if again and topic is not None and result.code in _GONE:
                     result = m.TopicResult(name=topic.name, topic_id=topic.topic_id)
-                response.error_code, response.error_message = result.code, result.reason or None
+                response.error_code, response.error_message = result.code, told(result.reason)
                 response.name = result.name or response.name
                 response.topic_id = result.topic_id or response.topic_id
     if header.api_version < 6:
@@ -186,7 +190,7 @@ async def delete_topics(
 
 
 def _fail(response: DeletableTopicResult | CreatePartitionsTopicResult, error: KafkaError) -> None:
-    response.error_code, response.error_message = error.code, str(error)
+    response.error_code, response.error_message = error.code, told(error)
 
 
 async def create_partitions(
@@ -221,7 +225,7 @@ async def create_partitions(
                 if again and grow.name in smaller and _count(gateway, grow.name) == grow.count:
                     continue  # grown by our own request, whose answer was lost with the controller
                 failed = results[grow.name]
-                failed.error_code, failed.error_message = outcome.code, outcome.reason or None
+                failed.error_code, failed.error_message = outcome.code, told(outcome.reason)
             if not request.validate_only:
                 await until_running(gateway, [one.topic_id for one in reply.results if not one.code], deadline)
     return CreatePartitionsResponse(results=list(results.values()))

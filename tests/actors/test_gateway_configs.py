@@ -152,3 +152,11 @@ def test_a_resource_that_is_listed_twice_is_refused() -> None:
     resource = AlterConfigsResource(resource_type=TOPIC, resource_name="orders", configs=[])
     ours, _ = asyncio.run(governed().ask(alter_configs, 33, 2, AlterConfigsRequest(resources=[resource, resource])))
     assert [one.error_code for one in ours.responses] == [42, 42]
+
+
+def test_a_reason_that_quotes_the_client_fits_into_the_oldest_versions() -> None:
+    long = "\x01" * 32_000  # its repr has four times as many characters
+    for name, change in (("orders", ("retention.ms", 0, long)), ("orders", (long, 0, "1")), (long, ("x", 0, "1"))):
+        response = incremental(governed(), 0, TOPIC, name, change)
+        assert response.error_code in (3, 40) and len(response.error_message) < 1_100
+    assert describe(World(), 1, BROKER, long).error_code == 42

@@ -249,6 +249,20 @@ def test_one_request_cannot_keep_the_controller_busy_for_long() -> None:
     assert {one.error_code for one in ours.results} == {44}
     ours, _ = asyncio.run(world.ask(delete_topics, 20, 5, DeleteTopicsRequest(topic_names=names)))
     assert {one.error_code for one in ours.responses} == {44}
-    large = [CreatableTopicConfig(name="retention.ms", value="x" * 5_000_000)]
+    large = [CreatableTopicConfig(name="x" * 5_000_000, value="")]
     ours, _ = create(world, 7, CreatableTopic(name="a", num_partitions=1, replication_factor=1, configs=large))
     assert ours.topics[0].error_code == 44
+
+
+def test_a_reason_that_quotes_the_client_fits_into_the_oldest_versions() -> None:
+    long = "\x01" * 32_000  # its repr has four times as many characters
+    ours, _ = create(governed(), 2, *[CreatableTopic(name=long, num_partitions=1, replication_factor=1)] * 2)
+    assert ours.topics[0].error_code == 42 and len(ours.topics[0].error_message) < 1_100
+    ours, _ = asyncio.run(governed().ask(delete_topics, 20, 5, DeleteTopicsRequest(topic_names=[long])))
+    assert ours.responses[0].error_code == 3
+    request = CreatePartitionsRequest(topics=[CreatePartitionsTopic(name=long, count=2, assignments=None)])
+    ours, _ = asyncio.run(governed().ask(create_partitions, 37, 0, request))
+    assert ours.results[0].error_code == 3
+    config = CreatableTopicConfig(name="cleanup.policy", value="delete," * 1_000 + "delete")
+    ours, _ = create(governed(), 2, CreatableTopic(name="a", num_partitions=1, replication_factor=1, configs=[config]))
+    assert ours.topics[0].error_code == 40
