@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from . import aio as aio
     from . import errors as errors
     from .errors import ConfigError as ConfigError
     from .errors import KafkaError as KafkaError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 # Public name -> the module that defines it; the name of a module stands for itself.
 _HOMES = {
+    "aio": "logeion.aio",
     "ConfigError": "logeion.errors",
     "KafkaError": "logeion.errors",
     "LogeionError": "logeion.errors",
@@ -27,7 +29,7 @@ _HOMES = {
     "errors": "logeion.errors",
 }
 
-__all__ = ["ConfigError", "KafkaError", "LogeionError", "StorageError", "WireError", "errors"]
+__all__ = ["ConfigError", "KafkaError", "LogeionError", "StorageError", "WireError", "aio", "errors"]
 
 
 def __getattr__(name: str) -> object:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
@@ -63,6 +62,8 @@ def output_option(command: F) -> F:
 
 def run_client(bootstrap: str, timeout_s: float, work: Callable[[Cluster], Coroutine[Any, Any, T]]) -> T:
     """Runs ``work`` with a started cluster and closes it; a client's errors become a CliError."""
+    import asyncio
+
     from logeion.client.cluster import Cluster
     from logeion.errors import LogeionError
 

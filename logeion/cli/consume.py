@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from logeion.client.cluster import Cluster
     from logeion.client.positions import Start, TopicPartition
     from logeion.wire.records import Record
+
+LOOK_AGAIN_S = 0.5
 
 
 @click.command()
@@ -49,7 +52,9 @@ def consume(
         left = count
         async with Consumer(cluster, auto_offset_reset="earliest") as consumer:
             await consumer.assign(topic, start, partitions=partitions or None, to_end=not follow)
-            while some := await consumer.getmany():
+            while (some := await consumer.getmany(timeout_s=LOOK_AGAIN_S if follow else None)) or follow:
+                if follow and reader_gone():
+                    raise BrokenPipeError
                 for tp, records in some.items():
                     shown = records if left is None else records[:left]
                     lines = b"".join(_line(tp, record, output) for record in shown)
@@ -64,6 +69,16 @@ def consume(
                 sys.stdout.flush()
 
     run_client(bootstrap, timeout_s, work)
+
+
+def reader_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads any more: one who only waits for records would not notice."""
+    try:
+        watched = select.poll()
+        watched.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError, ValueError):
+        return False  # no poll on this system, or stdout is no file
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in watched.poll(0))
 
 
 def parse_start(text: str) -> Start:
