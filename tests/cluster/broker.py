@@ -49,9 +49,10 @@ class Broker:
         command = [sys.executable, "-m", "logeion", "up", "--port", "0", "--admin-port", "0"]
         command += ["--data", str(self.data), "--ready-file", str(self.ready_file), *self.flags]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-        until(lambda: self.ready_file.exists() or self.process.poll() is not None, READY_S, "ready")
-        assert self.process.poll() is None, f"up ended with {self.process.returncode}:\n{self.tail()}"
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        self.process = process
+        until(lambda: self.ready_file.exists() or process.poll() is not None, READY_S, "ready")
+        assert process.poll() is None, f"up ended with {process.returncode}:\n{self.tail()}"
 
     def tail(self, lines: int = 40) -> str:
         """The end of what the command and its actors wrote."""
