@@ -35,7 +35,7 @@ test: install ## the whole test suite (TESTS=tests/wire for a part)
 .PHONY: check
 check: install ## lint, format, types, layers, links, documents, wheel
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff format --check --output-format concise .
 	$(BIN)/mypy -p logeion
 	$(BIN)/lint-imports --no-logo
 	$(PY) .ci/check_tree.py

@@ -21,9 +21,8 @@ from bench.rawclient import RawClient, batch, first_ack
 from bench.systems import SYSTEMS, System, kill_tree, warm_volume
 from tests.interop.peers import Peer
 
-RECORDS_A_BATCH = 100
-BATCH = batch(RECORDS_A_BATCH, bytes(1000))
-BIG_BATCH = batch(1000, bytes(1000))
+RECORDS_A_BATCH = 900  # of 1 KB: the 1 MB batches of the other figures
+BATCH = batch(RECORDS_A_BATCH, bytes(1024))
 
 
 def cpu_us_a_record(peer: Peer, work: Callable[[], None], records: int) -> float:
@@ -55,7 +54,7 @@ def growing_log(peer: Peer, options: argparse.Namespace) -> dict[str, list[float
     with RawClient(peer.bootstrap) as client:
         client.create_topic("full", 1)
         client.settle("full", 1)
-        client.produce_many("full", 1, BIG_BATCH, int(options.gb * 1e9) // len(BIG_BATCH))
+        client.produce_many("full", 1, BATCH, int(options.gb * 1e9) // len(BATCH))
     found: dict[str, list[float | None]] = {"empty": [], "full": [], "empty, fetch": [], "full, fetch": []}
     for number in range(options.rounds):
         with RawClient(peer.bootstrap) as client:

@@ -1,6 +1,6 @@
 """One hop between two processes: throughput and CPU of large payloads, round trip of small messages.
 
-    python -m bench.stream_bench [--mb 2000] [--size 1000000] [--round-trips 20000]
+python -m bench.stream_bench [--mb 2000] [--size 1000000] [--round-trips 20000]
 """
 
 from __future__ import annotations
