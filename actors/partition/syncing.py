@@ -1,4 +1,4 @@
-"""When a sync runs in the loop, and when in a thread (docs/decisions/0001)."""
+"""When a sync runs in the loop, and when in a thread (docs/decisions/0003)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from logeion.wire.errors import StorageError
 
 log = logging.getLogger(__name__)
 
-# Up to so many new bytes the loop itself waits for the device: 0.2-0.35 ms, less than it costs to come back from
-# another thread while the loop is busy.
+# A group of one batch of at most this size is synced by the loop itself: its producer waits for nothing else, and the
+# way to a thread and back costs as much as the device takes. Anything more means that others are on their way, and
+# the loop is better off receiving them meanwhile.
+INLINE_BATCHES = 1
 INLINE_BYTES = 262_144
 
 
@@ -38,9 +40,9 @@ class LogSyncer:
         self._busy = False
         self._again = False
 
-    def sync(self, size: int) -> None:
-        """Sync all that is written; ``size`` of its bytes are new."""
-        self._start(inline=size <= self._inline_bytes)
+    def sync(self, batches: int, size: int) -> None:
+        """Sync all that is written, of which so many batches and bytes are new."""
+        self._start(inline=batches <= INLINE_BATCHES and size <= self._inline_bytes)
 
     def background(self) -> None:
         """Sync what the topic's flush asks for without anybody waiting (flush=interval, closed segments)."""

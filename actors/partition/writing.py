@@ -39,8 +39,8 @@ class Batch(msgspec.Struct, gc=False):
 class Syncer(Protocol):
     """How a sync is done: now, or by a thread that reports back."""
 
-    def sync(self, size: int) -> None:
-        """Sync all that is written, of which ``size`` bytes are new; the writer's ``synced`` is called after it."""
+    def sync(self, batches: int, size: int) -> None:
+        """Sync all that is written, of which so many batches and bytes are new; then call the writer's ``synced``."""
 
 
 class Writer:
@@ -61,7 +61,7 @@ class Writer:
         self._answer = answer
         self._fatal = fatal
         self._now_ms = now_ms
-        self._unsynced = 0
+        self._new_batches = self._new_bytes = 0
 
     def run(self, effects: Sequence[Effect]) -> None:
         """Do these, and what follows from them, in order."""
@@ -78,8 +78,9 @@ class Writer:
                 self._answer(effect.ticket, self.machine.state(segment, position))  # type: ignore[union-attr]
             else:
                 assert kind is Sync
-                size, self._unsynced = self._unsynced, 0
-                self.syncer.sync(size)
+                batches, size = self._new_batches, self._new_bytes
+                self._new_batches = self._new_bytes = 0
+                self.syncer.sync(batches, size)
 
     def synced(self, end: int) -> None:
         """The syncer is done."""
@@ -104,7 +105,8 @@ class Writer:
                 continue
             results.append(None)
             batches.append((view, header))
-            self._unsynced += len(view)
+            self._new_batches += 1
+            self._new_bytes += len(view)
         infos = iter(log.append_many(batches, epoch=self.machine.epoch, now_ms=now_ms)) if batches else iter(())
         broken: StorageError | None = None
         settled: list[Written | KafkaError] = []
