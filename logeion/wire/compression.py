@@ -5,10 +5,10 @@ The broker needs them off the hot path only (compaction, a forced ``compression.
 
 from __future__ import annotations
 
+import functools
 import struct
 import zlib
-
-import cramjam
+from typing import Any
 
 from .errors import DecompressionError, OversizedError
 
@@ -18,6 +18,14 @@ NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 CODECS = {"none": NONE, "gzip": GZIP, "snappy": SNAPPY, "lz4": LZ4, "zstd": ZSTD}
 
 Bytes = bytes | bytearray | memoryview
+
+
+@functools.cache
+def _cramjam() -> Any:
+    """Loaded when first needed: a broker passes batches on unopened, and can do without its 2 MB."""
+    import cramjam
+
+    return cramjam
 
 
 def compress(codec: int, data: Bytes, level: int | None = None) -> bytes:
@@ -32,7 +40,7 @@ def compress(codec: int, data: Bytes, level: int | None = None) -> bytes:
         case 3:
             return _compress_lz4(memoryview(data))
         case 4:
-            return bytes(cramjam.zstd.compress(data, level=3 if level is None else level))
+            return bytes(_cramjam().zstd.compress(data, level=3 if level is None else level))
     raise ValueError(f"no codec {codec}")
 
 
@@ -93,7 +101,7 @@ def _compress_snappy(view: memoryview) -> bytes:
     """
     pieces = [_XERIAL_HEADER]
     for at in range(0, len(view), _XERIAL_BLOCK):
-        block = bytes(cramjam.snappy.compress_raw(view[at : at + _XERIAL_BLOCK]))
+        block = bytes(_cramjam().snappy.compress_raw(view[at : at + _XERIAL_BLOCK]))
         pieces += (_I32.pack(len(block)), block)
     return b"".join(pieces)
 
@@ -115,16 +123,16 @@ def _decompress_xerial(view: memoryview, limit: int) -> memoryview:
 
 def _decompress_snappy(view: memoryview, limit: int) -> memoryview:
     try:
-        size = cramjam.snappy.decompress_raw_len(view)
+        size = _cramjam().snappy.decompress_raw_len(view)
         # A copy of three bytes makes at most 64: more than that nobody can have compressed, whatever is declared.
         if size > 64 + 22 * len(view):
             raise DecompressionError(f"snappy: {len(view)} bytes cannot become {size}")
         if size > limit:
             raise _oversized("snappy", limit)
         out = bytearray(size)
-        if cramjam.snappy.decompress_raw_into(view, out) != size:
+        if _cramjam().snappy.decompress_raw_into(view, out) != size:
             raise DecompressionError("snappy: shorter than declared")
-    except cramjam.DecompressionError as cause:
+    except _cramjam().DecompressionError as cause:
         raise DecompressionError(f"snappy: {cause}") from cause
     return memoryview(out)
 
@@ -138,7 +146,7 @@ def _compress_lz4(view: memoryview) -> bytes:
     pieces = [_LZ4_HEADER]
     for at in range(0, len(view), _LZ4_BLOCK):
         raw = view[at : at + _LZ4_BLOCK]
-        block = bytes(cramjam.lz4.compress_block(raw, store_size=False))
+        block = bytes(_cramjam().lz4.compress_block(raw, store_size=False))
         if len(block) < len(raw):
             pieces += (_U32_LE.pack(len(block)), block)
         else:
@@ -151,13 +159,13 @@ def _decompress_growing(name: str, view: memoryview, declared: int | None, limit
     """By a library that fills a buffer we give it: a larger one each time it was too small, up to the limit."""
     if declared is not None and declared > limit:
         raise _oversized(name, limit)
-    into = cramjam.lz4.decompress_into if name == "lz4" else cramjam.zstd.decompress_into
+    into = _cramjam().lz4.decompress_into if name == "lz4" else _cramjam().zstd.decompress_into
     size = min(max(4 * len(view), 1 << 16) if declared is None else declared, limit)
     while True:
         out = bytearray(size)
         try:
             made = into(view, out)
-        except cramjam.DecompressionError as cause:
+        except _cramjam().DecompressionError as cause:
             if size < limit:
                 # Too small or corrupt: the library tells by its words only, and the limit bounds the attempts.
                 size = min(4 * max(size, 1), limit)
