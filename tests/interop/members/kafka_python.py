@@ -1,0 +1,95 @@
+"""A member with kafka-python."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import kafka
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+
+from tests.interop.members.common import Ear, Options, Owned, options, say
+
+
+class Listener(kafka.ConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, member: Member) -> None:
+        self.member = member
+
+    def on_partitions_revoked(self, revoked: Any) -> None:
+        self.member.commit()
+
+    def on_partitions_assigned(self, assigned: Any) -> None:
+        say("assigning", partitions=sorted([p.topic, p.partition] for p in assigned))
+
+
+class Member:
+    def __init__(self, wanted: Options) -> None:
+        settings: dict[str, Any] = {"heartbeat_interval_ms": wanted.heartbeat_ms}
+        if wanted.session_ms:
+            settings["session_timeout_ms"] = wanted.session_ms
+        if wanted.strategy == "cooperative-sticky":
+            settings["partition_assignment_strategy"] = [CooperativeStickyAssignor]
+        if wanted.instance:
+            settings["group_instance_id"] = wanted.instance
+        self.wanted = wanted
+        self.consumer = kafka.KafkaConsumer(
+            bootstrap_servers=wanted.bootstrap,
+            group_id=wanted.group,
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            metadata_max_age_ms=1000 if wanted.pattern else 300_000,
+            **settings,
+        )
+        self.taken: dict[Any, int] = {}
+        self.owned = Owned()
+        named: dict[str, Any] = {"pattern": wanted.pattern} if wanted.pattern else {"topics": list(wanted.topics)}
+        self.consumer.subscribe(listener=Listener(self), **named)
+
+    def run(self) -> None:
+        ear = Ear()
+        while True:
+            match ear.heard():
+                case "commit":
+                    self.commit()
+                case "close":
+                    self.consumer.close()
+                    say("closed")
+                    return
+            got = self.consumer.poll(timeout_ms=50)
+            self.owned.now((p.topic, p.partition) for p in self.consumer.assignment())
+            for where, records in got.items():
+                for each in records:
+                    self.taken[where] = each.offset + 1
+                    if not self.wanted.quiet:
+                        value = each.value.decode() if each.value is not None else None
+                        say("record", topic=each.topic, partition=each.partition, offset=each.offset, value=value)
+            if got and self.wanted.commits:
+                self.commit()
+
+    def commit(self) -> None:
+        """What was taken of what is still owned."""
+        owned = self.consumer.assignment()
+        offsets = {where: offset for where, offset in self.taken.items() if where in owned}
+        self.taken.clear()
+        if not offsets and self.wanted.commits:
+            return
+        generation = self.consumer._coordinator.generation()
+        asked = time.monotonic()
+        cause = ""
+        try:
+            self.consumer.commit({w: kafka.OffsetAndMetadata(o, "", -1) for w, o in offsets.items()} or None)
+        except kafka.errors.KafkaError as error:
+            cause = str(error)
+        say(
+            "commit",
+            offsets=sorted([w.topic, w.partition, o] for w, o in offsets.items()),
+            generation=generation.generation_id if generation is not None else -1,
+            ok=not cause,
+            cause=cause,
+            t=asked,
+            until=time.monotonic(),
+        )
+
+
+if __name__ == "__main__":
+    Member(options()).run()
