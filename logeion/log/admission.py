@@ -12,7 +12,7 @@ import msgspec
 
 from logeion.wire.batch import CODEC_MASK, HEADER_SIZE, BatchHeader, pack_batch, read_header, restamp_time
 from logeion.wire.compression import CODECS, compress, decompress
-from logeion.wire.errors import InvalidRecordError, InvalidTimestampError, MessageTooLargeError, WireError
+from logeion.wire.errors import CorruptMessageError, InvalidRecordError, InvalidTimestampError, MessageTooLargeError, WireError
 from logeion.wire.records import Record, batch_records
 
 from .config import LONG_MAX, LogConfig
@@ -31,7 +31,7 @@ def admit(view: Data, header: BatchHeader, config: LogConfig, now_ms: int) -> Ad
     """The batch, changed where the topic asks for it.
 
     Raises ``MessageTooLargeError`` (also after recompression), ``InvalidTimestampError`` (KIP-937, or a client that
-    claims LogAppendTime), ``InvalidRecordError`` (no key on a compacted topic), ``CorruptMessageError``.
+    claims LogAppendTime), ``InvalidRecordError`` (records that cannot be read, or without key on a compacted topic).
     """
     _check_size(header, config)
     append_time = -1
@@ -74,9 +74,15 @@ def _check_size(header: BatchHeader, config: LogConfig) -> None:
 
 def _records(view: Data, header: BatchHeader, config: LogConfig) -> list[Record]:
     try:
-        return batch_records(memoryview(view), header, max_bytes=config.max_decompressed_bytes)
-    except WireError as error:
+        records = batch_records(
+            memoryview(view), header, max_bytes=config.max_decompressed_bytes, max_records=config.max_decoded_records
+        )
+    except (CorruptMessageError, WireError) as error:
         raise InvalidRecordError(f"the records cannot be read: {error}") from error
+    for delta, record in enumerate(records):
+        if record.offset != delta:
+            raise InvalidRecordError(f"record {delta} of the batch has offset delta {record.offset}")
+    return records
 
 
 def _check_age(records: list[Record], config: LogConfig, now_ms: int) -> None:

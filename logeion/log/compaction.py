@@ -66,7 +66,7 @@ def compaction(log: Log, now_ms: int) -> Iterator[None]:
     for segment in dirty:
         for position, header in segment.walk(0):
             if not header.is_control:
-                for record in read_batch(segment, position, header, log.config.max_decompressed_bytes):
+                for record in read_batch(segment, position, header, log.config) or ():
                     if record.key is not None:
                         latest[_hashed(record.key)] = record.offset
             yield
@@ -183,7 +183,9 @@ class _Cleaner:
             keeps = header.is_control or self._is_last_of_producer(header)
             self._changed |= not keeps
             return segment.read(position, header.size) if keeps else None
-        records = read_batch(segment, position, header, self._log.config.max_decompressed_bytes)
+        records = read_batch(segment, position, header, self._log.config)
+        if records is None:
+            return segment.read(position, header.size)
         horizon = header.delete_horizon_ms
         expired = horizon is not None and self._now_ms > horizon
         kept = [record for record in records if self._retained(record, expired)]

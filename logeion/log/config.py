@@ -193,6 +193,8 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     # Not topic configs: what a broker fixes for all of its logs.
     producer_id_expiration_ms: int = 86_400_000
     max_decompressed_bytes: int = 64 * 1_048_576
+    # A record of seven bytes takes over a hundred once it is read: what may be read of one batch is bounded in both.
+    max_decoded_records: int = 500_000
     compaction_keys: int = 1_000_000
 
     @classmethod

@@ -9,6 +9,7 @@ from logeion.wire.errors import CorruptMessageError, StorageError, WireError
 from logeion.wire.records import Record, batch_records
 
 from . import index as indexes
+from .config import LogConfig
 from .names import LOG, TIME_INDEX
 from .segment import Segment
 
@@ -97,18 +98,30 @@ def _in_segment(log: Log, segment: Segment, timestamp: int) -> Found | None:
 
 
 def _in_batch(log: Log, segment: Segment, position: int, header: BatchHeader, timestamp: int) -> Found | None:
-    for record in read_batch(segment, position, header, log.config.max_decompressed_bytes):
-        if record.timestamp >= timestamp and record.offset >= log.start_offset:
+    records = read_batch(segment, position, header, log.config)
+    if records is None:
+        # From its first record on, a reader misses nothing that is new enough.
+        return max(header.base_offset, log.start_offset), header.max_timestamp, header.leader_epoch
+    for record in records:
+        if record.timestamp >= timestamp and log.start_offset <= record.offset <= header.last_offset:
             return record.offset, record.timestamp, header.leader_epoch
     return None
 
 
-def read_batch(segment: Segment, position: int, header: BatchHeader, limit: int) -> list[Record]:
-    """The records of one batch, CRC checked, at most ``limit`` bytes once decompressed; raises ``StorageError``."""
+def read_batch(segment: Segment, position: int, header: BatchHeader, config: LogConfig) -> list[Record] | None:
+    """The records of one batch within the limits of ``config``, CRC checked; ``StorageError`` if that is wrong.
+
+    None if its producer wrote what cannot be read: batches are taken unread, so that is no damage of this disk.
+    """
     data = memoryview(segment.read(position, header.size))
     try:
         verify_crc(data, header)
-        return batch_records(data, header, max_bytes=limit)
-    except (CorruptMessageError, WireError) as error:
+    except CorruptMessageError as error:
         path = segment.store.path(segment.name + LOG)
         raise StorageError(f"{path} is damaged at byte {position}: {error}", path) from error
+    try:
+        return batch_records(
+            data, header, max_bytes=config.max_decompressed_bytes, max_records=config.max_decoded_records
+        )
+    except (CorruptMessageError, WireError):
+        return None

@@ -27,7 +27,7 @@ from .batch import (
     verify_crc,
 )
 from .compression import compress, decompress
-from .errors import CorruptMessageError, DecompressionError
+from .errors import CorruptMessageError, DecompressionError, OversizedError
 
 
 class Record(msgspec.Struct, gc=False):
@@ -55,8 +55,16 @@ def read_records(view: Bytes, *, max_bytes: int, check_crc: bool = True, control
     return records
 
 
-def batch_records(batch: memoryview, header: BatchHeader, *, max_bytes: int) -> list[Record]:
-    """The records of one whole batch whose header was read. Raises CorruptMessageError, OversizedError."""
+def batch_records(
+    batch: memoryview, header: BatchHeader, *, max_bytes: int, max_records: int | None = None
+) -> list[Record]:
+    """The records of one whole batch whose header was read.
+
+    A record of seven bytes becomes an object of a hundred: ``max_records`` is for those who read what anybody wrote.
+    Raises CorruptMessageError, OversizedError.
+    """
+    if max_records is not None and header.count > max_records:
+        raise OversizedError(f"{header.count} records in a batch, {max_records} can be read")
     body = batch[HEADER_SIZE : header.size]
     if header.codec:
         try:
