@@ -165,10 +165,7 @@ async def metadata(
         absent = [
             name
             for topic_id, name in asked
-            if name is not None
-            and topic_id == ZERO_UUID
-            and gateway.image.topic(name) is None
-            and _creatable(name)
+            if name is not None and topic_id == ZERO_UUID and gateway.image.topic(name) is None and _creatable(name)
         ]
         if absent:
             failed = await _create(gateway, absent)
@@ -239,9 +236,7 @@ async def describe_topic_partitions(
     cursor = request.cursor
     if cursor is not None and cursor.partition_index < 0:
         return DescribeTopicPartitionsResponse(
-            topics=[
-                DescribeTopicPartitionsResponseTopic(error_code=InvalidRequestError.code, name=cursor.topic_name)
-            ]
+            topics=[DescribeTopicPartitionsResponseTopic(error_code=InvalidRequestError.code, name=cursor.topic_name)]
         )
     every = not request.topics
     names = (

@@ -58,9 +58,7 @@ def sizes(topic_id: str, index: int, message: m.Message) -> m.Message:
         raise LaneClosed("its process has just died")
     if index == 2:
         raise RefusedError(6, "no leader")
-    return m.LogDescribed(
-        size=100 + index, segments=1, log_start=0, high_watermark=5, end=5, synced_end=5, producers=0
-    )
+    return m.LogDescribed(size=100 + index, segments=1, log_start=0, high_watermark=5, end=5, synced_end=5, producers=0)
 
 
 @pytest.mark.parametrize("version", range(1, 6))
