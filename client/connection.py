@@ -27,7 +27,7 @@ FRAME_MAX = 256 * 1024 * 1024
 SCRATCH = 256 * 1024
 
 # From these versions on topics are named by id alone; the client names them by name, which every broker takes.
-NEWEST_USED = {0: 12, 1: 12}
+NEWEST_USED = {0: 12, 1: 12, 8: 9, 9: 9}
 
 
 class _Waiting(NamedTuple):

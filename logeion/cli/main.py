@@ -15,6 +15,7 @@ COMMANDS = {
     "topic": ("logeion.cli.topic", "Create, list, describe, configure, grow and delete topics."),
     "produce": ("logeion.cli.produce", "Publish lines or JSON records to a topic."),
     "consume": ("logeion.cli.consume", "Read a topic's records."),
+    "group": ("logeion.cli.group", "List, describe, watch, reset and delete consumer groups."),
     "actors": ("logeion.cli.actors", "Show a node's actors."),
     "config": ("logeion.cli.config", "Show the settings of a node and where each comes from."),
     "log": ("logeion.cli.log", "Look into a partition's files: dump and verify, without a broker."),

@@ -120,6 +120,7 @@ def run(broker: Broker, folder: Path, *, kills: int, seed: int, per_second: floa
             f"all {wanted} records\n" + "\n".join(one.story() for one in members),
         )
         until(lambda: lag(admin, group, producing.acked) == 0, 20, "everything is committed")
+        closing = time.monotonic()
         for one in members:
             one.close()
     finally:
@@ -145,7 +146,7 @@ def run(broker: Broker, folder: Path, *, kills: int, seed: int, per_second: floa
         commits=sum(1 for commit in commits if commit.ok),
         refused=sum(1 for commit in commits if not commit.ok),
         generations=len(generations),
-        rebalances=sum(1 for one in members for event in one.of("assigning") if event["t"] > first_kill),
+        rebalances=sum(1 for one in members for event in one.of("assigning") if first_kill < event["t"] < closing),
         longest_s=longest,
     )
 
