@@ -177,6 +177,9 @@ class Log:
                 if header.producer_id >= 0:
                     duplicate = self.producers.check(header)
                     if duplicate is not None:
+                        if duplicate.last_offset >= self.end_offset:
+                            # Its first copy waits in this very run, and fails with it.
+                            run.slots.append(len(results))
                         results.append(AppendInfo(duplicate.first_offset, duplicate.last_offset, -1, True))
                         continue
             except (KafkaError, WireError) as error:
