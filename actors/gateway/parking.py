@@ -29,7 +29,11 @@ class Parking(Generic[Call]):
         return call in self._numbers
 
     def park(self, call: Call, deadline_ms: int, waits: Iterable[tuple[Partition, int]]) -> None:
-        """Wait until the watermark of one of these partitions is above its offset, or until the deadline."""
+        """Wait until the watermark of one of these partitions is above its offset, or until the deadline.
+
+        A call has one place: parking it again gives up its earlier one.
+        """
+        self.leave(call)
         self._number += 1
         number = self._number
         kept = list(waits)
@@ -66,20 +70,14 @@ class Parking(Generic[Call]):
         offsets = self._offsets.get(partition)
         if not offsets:
             return []
-        woken = [self._calls[number][0] for _offset, number in offsets.irange(maximum=(high_watermark,))]
-        for call in woken:
-            self.leave(call)
-        return woken
+        return self._leaving(number for _offset, number in offsets.irange(maximum=(high_watermark,)))
 
     def all_at(self, partition: Partition) -> list[Call]:
         """Everyone who waits at this partition; they leave (its leader is gone for good, or its topic is)."""
         offsets = self._offsets.get(partition)
         if not offsets:
             return []
-        woken = [self._calls[number][0] for _offset, number in offsets]
-        for call in woken:
-            self.leave(call)
-        return woken
+        return self._leaving(number for _offset, number in offsets)
 
     def due(self, now_ms: int) -> list[Call]:
         """The calls whose deadline has come, earliest first. They leave."""
@@ -91,6 +89,13 @@ class Parking(Generic[Call]):
         for call in late:
             self.leave(call)
         return late
+
+    def _leaving(self, numbers: Iterable[int]) -> list[Call]:
+        # A client may name a partition twice; its call is still one.
+        woken = [self._calls[number][0] for number in dict.fromkeys(numbers)]
+        for call in woken:
+            self.leave(call)
+        return woken
 
     @property
     def next_deadline(self) -> int | None:

@@ -53,3 +53,20 @@ def test_all_who_wait_at_a_partition_can_be_sent_away() -> None:
     parking.park("c", 500, [("t-1", 2)])
     assert parking.all_at("t-0") == ["a", "b"]
     assert parking.passed("t-1", 3) == ["c"]
+
+
+def test_a_call_that_names_a_partition_twice_is_woken_once() -> None:
+    parking: Parking[str] = Parking()
+    parking.park("a", 500, [("t-0", 10), ("t-0", 11)])
+    assert parking.passed("t-0", 20) == ["a"]
+    parking.park("a", 500, [("t-0", 20), ("t-0", 20)])
+    assert parking.all_at("t-0") == ["a"]
+
+
+def test_a_call_that_parks_again_leaves_its_first_place_and_no_deadline_stays_behind() -> None:
+    parking: Parking[str] = Parking()
+    parking.park("a", 500, [("t-0", 10)])
+    parking.park("a", 700, [("t-0", 20)])
+    assert parking.lowest("t-0") == 20 and parking.next_deadline == 700 and len(parking) == 1
+    assert parking.due(800) == ["a"]
+    assert parking.next_deadline is None
