@@ -1,6 +1,6 @@
 """The shell of every actor: Thespian's loop in the main thread, an asyncio loop with all of the state in a second one.
 
-    Thespian (parent, child exits)  <-- eventfd --  asyncio loop: Shell, lanes, timers
+    Thespian (parent, child exits)  <--  pipe   --  asyncio loop: Shell, lanes, timers
                                     -- call_soon -->
 
 An exception in the asyncio loop is logged once and ends the process; the supervisor brings back a clean one. SIGTERM
@@ -174,7 +174,7 @@ class ActorBase(Actor):  # type: ignore[misc]
         self._spec = ActorSpec.decode(requirements["spec"])
         self._outbox: deque[bytes] = deque()
         self._supervisor: ActorAddress | None = None
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._watch = ThespianWatch([self._wake])
         self._loop = asyncio.new_event_loop()
         restore_fault_signals()
@@ -193,6 +193,9 @@ class ActorBase(Actor):  # type: ignore[misc]
                 epoch=self._spec.epoch,
             )
         )
+        # The kernel may hand a signal to the other thread, or just before this one falls asleep; only the byte in the
+        # pipe makes sure that the handler runs now.
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, lambda *_: self._loop.call_soon_threadsafe(self._stop))
         threading.Thread(target=self._run, name="loop", daemon=True).start()
 
@@ -203,7 +206,7 @@ class ActorBase(Actor):  # type: ignore[misc]
         try:
             if isinstance(message, WatchMessage):
                 with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._wake)
+                    os.read(self._wake, 4096)
             elif isinstance(message, bytes):
                 self._supervisor = sender
                 self._loop.call_soon_threadsafe(self._hear, decode(message))
@@ -219,7 +222,9 @@ class ActorBase(Actor):  # type: ignore[misc]
 
     def _tell_supervisor(self, message: Message) -> None:
         self._outbox.append(encode(message))
-        os.eventfd_write(self._wake, 1)
+        with contextlib.suppress(BlockingIOError):
+            # A full pipe wakes as well.
+            os.write(self._waker, b"\0")
 
     def _run(self) -> None:
         loop = self._loop

@@ -85,7 +85,10 @@ class Supervisor(Actor):  # type: ignore[misc]
         self._stop_deadline = 0.0
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._exits = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._watch = ThespianWatch([self._wake, self._exits])
+        # A signal that comes just before this thread falls asleep would wait for the next message; a byte does not.
+        self._awake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        self._watch = ThespianWatch([self._wake, self._exits, self._awake])
         signal.signal(signal.SIGTERM, self._on_sigterm)
         self._thespian_sigchld = signal.getsignal(signal.SIGCHLD)
         signal.signal(signal.SIGCHLD, self._on_sigchld)
@@ -103,6 +106,8 @@ class Supervisor(Actor):  # type: ignore[misc]
             elif isinstance(message, ChildActorExited):
                 self._reap()
             elif isinstance(message, WatchMessage):
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._awake, 4096)
                 if _taken(self._exits):
                     self._reap()
                 if _taken(self._wake):

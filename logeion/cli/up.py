@@ -23,8 +23,12 @@ from .common import CliError
 @click.option("--advertise", metavar="HOST[:PORT]", help="What clients are told.  [default: what they connected to]")
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Directory.  [default: ./logeion-data]")
 @click.option("--fresh", is_flag=True, help="Erase the data directory first.")
-@click.option("--ready-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="Written once clients can be served: host:port a line; FILE.json has the details.")
+@click.option(
+    "--ready-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Written once clients can be served: host:port a line; FILE.json has the details.",
+)
 @click.option("--config", "config_file", type=click.Path(dir_okay=False, path_type=Path), help="TOML settings.")
 def up(
     nodes: int,
