@@ -153,7 +153,7 @@ class Command:
 
     def _start(self) -> str:
         """Start admin and supervisor; the cause if that failed."""
-        from thespian.actors import ActorSystem
+        from thespian.actors import ActorSystem, ActorSystemException
 
         from . import seal
         from .supervisor import Supervisor
@@ -178,8 +178,7 @@ class Command:
             )
             supervisor = self._system.createActor(Supervisor, targetActorRequirements={"spec": spec.encode()})
             self._supervisor = self._system.ask(supervisor, "start", CREATE_S) or 0
-        except Exception as error:
-            # Thespian raises its own kinds, and OSError; whatever it is, the tree did not start.
+        except (ActorSystemException, OSError) as error:
             return f"Thespian did not start: {error}"
         if not self._supervisor:
             return f"the supervisor did not answer within {CREATE_S:.0f} s"

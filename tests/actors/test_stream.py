@@ -310,7 +310,8 @@ def test_pausing_stops_the_frames_and_the_peer(pair: Pair) -> None:
         receiver.stream.pause_reading()
         while not sender.stream.congested:
             sender.stream.write([framed(b"x" * 500_000)])
-        await asyncio.sleep(0.02)
+        for _ in range(200):
+            await asyncio.sleep(0)
         assert receiver.frames == []
         receiver.stream.resume_reading()
         await until(lambda: receiver.frames and not sender.stream.waiting)
