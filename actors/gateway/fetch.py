@@ -59,7 +59,7 @@ LONGEST_MS = 300_000
 class FetchCall:
     """One fetch request, tried again each time that something it waits for has happened."""
 
-    __slots__ = ("_asked", "_cold_done", "_topics", "deadline_ms", "exchange", "fresh", "gateway", "request")
+    __slots__ = ("_asked", "_cold_done", "_topics", "deadline_ms", "exchange", "fresh", "gateway", "heard", "request")
 
     def __init__(self, gateway: Gateway, exchange: Exchange, request: FetchRequest) -> None:
         self.gateway = gateway
@@ -77,8 +77,9 @@ class FetchCall:
             )
             for asked in request.topics
         ]
-        # Partitions whose leader has told its state since this call began.
+        # Partitions whose leader has told its state since this call began, and those that were asked in vain too.
         self.fresh: set[Key] = set()
+        self.heard: set[Key] = set()
         self._asked = 0
         self._cold_done = False
 
@@ -120,9 +121,11 @@ class FetchCall:
         for link in links:
             link.refresh(self._told(link.key))
 
-    def _told(self, key: Key) -> Callable[[], None]:
-        def told() -> None:
-            self.fresh.add(key)
+    def _told(self, key: Key) -> Callable[[bool], None]:
+        def told(answered: bool) -> None:
+            self.heard.add(key)
+            if answered:
+                self.fresh.add(key)
             self._asked -= 1
             if not self._asked:
                 self.attempt()
@@ -218,7 +221,7 @@ class _Reading:
         else:
             if (
                 link.lane is not None
-                and link.key not in self.call.fresh
+                and link.key not in self.call.heard
                 and (offset > state.end or self.call.request.max_wait_ms <= 0 or self.call.request.min_bytes <= 0)
             ):
                 self.unsure.append(link)

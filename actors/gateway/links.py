@@ -53,7 +53,7 @@ class Link:
         """This leader serves: ask its state, send what was held, and arm what is parked."""
         self.lane, self.epoch, self.offline = lane, epoch, None
         self._armed = None
-        self.refresh(lambda: None)
+        self.refresh(lambda _told: None)
         for held in self.holding.serving():
             self._send(held)
         self.arm()
@@ -129,17 +129,20 @@ class Link:
 
     # Reading --------------------------------------------------------------------------------------------------------
 
-    def refresh(self, done: Callable[[], None]) -> None:
-        """Ask the leader for its state as it is now; ``done`` is called in any case, at the latest after STATE_S."""
+    def refresh(self, done: Callable[[bool], None]) -> None:
+        """Ask the leader for its state as it is now; ``done`` is called in any case, at the latest after STATE_S.
+
+        It is told whether the leader has answered: if not, what is known is no newer than before.
+        """
         lane = self.lane
         if lane is None:
-            done()
+            done(False)
             return
 
         def on_reply(reply: Message | LaneError) -> None:
             if isinstance(reply, Advanced):
                 self.learn(reply)
-            done()
+            done(isinstance(reply, Advanced))
 
         lane.call(Watch(epoch=self.epoch, offset=-1), on_reply=on_reply, timeout_s=STATE_S)
 
