@@ -123,7 +123,9 @@ class Following:
         if lane is not None and lane.peer is not None and (lane.peer.epoch or 0) >= self._running[key]:
             return
         if lane is not None:
+            # What follows its end dials the new leader, once.
             lane.close("a newer leader serves")
+            return
         self._dialling[key] = self._loop.create_task(self._reach(key))
 
     async def _reach(self, key: Key) -> None:

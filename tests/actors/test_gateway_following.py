@@ -1,0 +1,61 @@
+"""The lanes a gateway keeps to its partitions' leaders, with real sockets in one loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+from logeion.actors.config import Config
+from logeion.actors.gateway.following import Following
+from logeion.actors.gateway.state import Gateway
+from logeion.actors.lanes import Lane, LaneListener, introduce, socket_path
+from logeion.actors.messages import Hello, PartitionRunning, Refused
+from tests.actors.gateway_world import ORDERS, RECORDS
+
+
+def leader(epoch: int) -> Hello:
+    return Hello(
+        actor="partition/orders-0", kind="partition", node=1, pid=os.getpid(), topic_id=ORDERS, partition=0, epoch=epoch
+    )
+
+
+def test_a_new_leader_that_node_names_before_the_old_ones_lane_is_gone_is_dialled_once(tmp_path: Path) -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        failures: list[dict[str, Any]] = []
+        loop.set_exception_handler(lambda _loop, context: failures.append(context))
+        gateway = Gateway(node=1, config=Config(), data_dir=tmp_path, loop=loop)
+        gateway.apply(0, len(RECORDS), RECORDS, False)
+        following = Following(gateway, tmp_path)
+        path = socket_path(tmp_path, f"partition-{ORDERS}-0")
+        opened: list[Lane] = []
+
+        def on_lane(lane: Lane) -> None:
+            opened.append(lane)
+            lane.on_message = lambda lane, request, message, frame: lane.reply(request, Refused(code=6, reason="no"))
+
+        async def until_epoch(epoch: int) -> None:
+            while not (gateway.links.get((ORDERS, 0)) and gateway.links[ORDERS, 0].epoch == epoch):
+                await asyncio.sleep(0.005)
+
+        introduce(leader(3))
+        first = LaneListener(loop, path, on_lane)
+        following.node_said(PartitionRunning(topic_id=ORDERS, partition=0, epoch=3))
+        await asyncio.wait_for(until_epoch(3), 5)
+        introduce(leader(4))
+        opened.clear()
+        second = LaneListener(loop, path, on_lane)
+        following.node_said(PartitionRunning(topic_id=ORDERS, partition=0, epoch=4))
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.wait_for(until_epoch(4), 5)
+        await asyncio.wait_for(asyncio.gather(*tasks), 5)
+        assert len(opened) == 1
+        assert failures == []
+        following.close()
+        first.close()
+        second.close()
+        gateway.close()
+
+    asyncio.run(run())
