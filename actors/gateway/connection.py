@@ -140,6 +140,7 @@ class Connection:
         self.peer = peer
         self.client_id: str | None = None
         self.closed = False
+        self._opened = gateway.loop.time()
         self._on_closed = on_closed
         # In the order of their requests: unanswered, and of these the ones whose turn has not come.
         self._exchanges: deque[Exchange] = deque()
@@ -163,7 +164,12 @@ class Connection:
 
     @property
     def idle_since(self) -> float:
-        """Loop time of the last bytes from the client; now while it waits for a response."""
+        """Loop time of the last bytes from the client; now while it waits for a response.
+
+        Until its first frame is whole, nothing counts but that: a byte now and then keeps no stranger's connection.
+        """
+        if not self._stream.frames:
+            return self._opened
         return self.gateway.loop.time() if self._exchanges else self._stream.last_read
 
     def close(self, reason: str) -> None:
