@@ -9,9 +9,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 TESTS ?= tests
-SEED ?= 1
-SEEDS ?= 500
-MINUTES ?= 10
+SEED ?= 0
+SEEDS ?= 10000
+FRAMES ?= 1000000
+KILLS ?= 100
 
 .PHONY: help
 help: ## list the commands
@@ -50,12 +51,18 @@ demo: install ## publish the standard library's source, kill a partition half wa
 	$(BIN)/logeion demo
 
 .PHONY: sim
-sim: install ## run the simulator: SEED=1 SEEDS=500
-	SIM_SEED=$(SEED) SIM_SEEDS=$(SEEDS) $(PY) -m pytest tests/sim
+sim: install ## simulate a group's machine: SEEDS=10000 worlds from SEED=0 on, both protocols
+	$(PY) -m tests.sim.group_world --start $(SEED) --seeds $(SEEDS) --protocol classic
+	$(PY) -m tests.sim.group_world --start $(SEED) --seeds $(SEEDS) --protocol consumer
+
+.PHONY: fuzz
+fuzz: install ## damaged frames: FRAMES=1000000 into the decoders, 20,000 into a live node, from SEED=0
+	$(PY) -m tests.wire.fuzz --frames $(FRAMES) --seed $(SEED)
+	$(PY) -m tests.cluster.fuzz_live --frames 20000 --seed $(SEED)
 
 .PHONY: chaos
-chaos: install ## kill, stop and restart actors under load and judge the history: SEED=1 MINUTES=10
-	$(PY) -m tests.cluster.chaos --seed $(SEED) --minutes $(MINUTES)
+chaos: install ## kill -9 a group's coordinator KILLS=100 times under load and judge what was seen: SEED=0
+	$(PY) -m tests.cluster.group_kills --kills $(KILLS) --seed $(SEED)
 
 .PHONY: tools
 tools: install ## fetch the foreign clients and brokers that the interop tests and benchmarks use into .tools/
