@@ -37,15 +37,15 @@ from ..messages import (
     Watch,
 )
 from ..stream import Frame
+from .compacting import Compaction
 from .machine import Machine, Mail, Ticket, refusal
 from .syncing import LogSyncer
 from .writing import Batch, Writer, as_kafka, passes
 
 log = logging.getLogger(__name__)
 
-# Kafka's log.retention.check.interval.ms and log.cleaner.backoff.ms, in seconds.
+# Kafka's log.retention.check.interval.ms, in seconds.
 RETENTION_CHECK_S = 300.0
-COMPACTION_CHECK_S = 15.0
 
 # How often appends that wait for other replicas are checked for their clients' timeouts.
 EXPIRE_S = 0.1
@@ -75,7 +75,7 @@ class Leadership:
         self.name = hello.actor
         self._fatal = fatal
         self._mail: list[Mail] = []
-        self._expiring = self._syncing_late = self._compacting = False
+        self._expiring = self._syncing_late = False
         self.log = Log.open(directory, config, now_ms=now_ms(), topic_id=hello.topic_id)
         self.log.become_leader(hello.epoch)
         for warning in self.log.warnings:
@@ -95,11 +95,13 @@ class Leadership:
         self.writer.run(self.machine.start())
         self._listener = LaneListener(loop, path, self._on_lane)
         loop.call_later(RETENTION_CHECK_S, self._retention)
-        self._compaction_timer(config)
+        self.compaction = Compaction(self.log, loop, name=self.name, now_ms=now_ms, fatal=fatal)
+        self.compaction.arm()
 
     def close(self) -> None:
         """Finish what is under way, and mark the log as cleanly closed. Raises ``StorageError``."""
         self._listener.close()
+        self.compaction.close()
         self.syncer.close()
         self.log.close(clean=True)
 
@@ -227,7 +229,7 @@ class Leadership:
         self.log.configure(config)
         self.writer.run(self.machine.set_durable(config.flush == "ack"))
         self.writer.run(self.machine.set_isr(self.machine.isr, min(config.min_insync_replicas, self.machine.replicas)))
-        self._compaction_timer(config)
+        self.compaction.arm()
         self._retain()
 
     def _trimmed(self, start: int) -> None:
@@ -250,19 +252,6 @@ class Leadership:
         except StorageError as error:
             log.warning("retention of %s: %s", self.name, error)
         self._trimmed(self.log.start_offset)
-
-    def _compaction_timer(self, config: LogConfig) -> None:
-        if config.compact and not self._compacting:
-            self._compacting = True
-            self.loop.call_later(COMPACTION_CHECK_S, self._compact)
-
-    def _compact(self) -> None:
-        self._compacting = False
-        self._compaction_timer(self.log.config)
-        try:
-            self.log.compact(now_ms())
-        except StorageError as error:
-            log.warning("compaction of %s: %s", self.name, error)
 
     def _expire(self) -> None:
         self._expiring = False

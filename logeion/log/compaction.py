@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 # Output is written in pieces of about this size.
 _PIECE = 1 << 20
+# It is synced as it grows, so that no step waits for the device longer than this many bytes take.
+_SYNC_BYTES = 4 << 20
 _MAX_RELATIVE = 2**31 - 1
 
 
@@ -70,6 +72,8 @@ def compaction(log: Log, now_ms: int) -> Iterator[None]:
                     if record.key is not None:
                         latest[_hashed(record.key)] = record.offset
             yield
+            if log.generation != generation or log.start_offset != start:
+                return
         mapped += 1
         if len(latest) >= log.config.compaction_keys:
             break
@@ -160,7 +164,8 @@ class _Cleaner:
         self._name = names.stem(group[0].base)
         self._builder = indexes.IndexBuilder(group[0].base, log.config.index_interval_bytes)
         self._fd = -1
-        self._size = 0
+        self._size = self._synced = 0
+        self._last_offset = group[0].base
         self._pieces: list[bytes] = []
         self._waiting = 0
         self._changed = len(group) > 1
@@ -175,7 +180,7 @@ class _Cleaner:
                     self._add(kept)
                 yield
         self._flush()
-        self._store.sync(self._fd, self._name + names.LOG + names.CLEANED)
+        self._sync()
 
     def _keep(self, segment: Segment, position: int, header: BatchHeader) -> bytes | None:
         """The batch as it stays: as it is, with fewer records, without any, or not at all."""
@@ -232,6 +237,7 @@ class _Cleaner:
     def _add(self, batch: bytes) -> None:
         header = read_header(batch)
         self._builder.add(header.last_offset, self._size + self._waiting, header.size, header.max_timestamp)
+        self._last_offset = header.last_offset
         self._pieces.append(batch)
         self._waiting += len(batch)
         if self._waiting >= _PIECE:
@@ -242,6 +248,12 @@ class _Cleaner:
             name = self._name + names.LOG + names.CLEANED
             self._size += self._store.write(self._fd, name, self._pieces, self._size)
             self._pieces, self._waiting = [], 0
+            if self._size - self._synced >= _SYNC_BYTES:
+                self._sync()
+
+    def _sync(self) -> None:
+        self._store.sync(self._fd, self._name + names.LOG + names.CLEANED)
+        self._synced = self._size
 
     def swap(self) -> None:
         """Put the result in place of the group, unless nothing changed."""
@@ -254,7 +266,7 @@ class _Cleaner:
         store.rename(self._name + names.LOG + names.CLEANED, self._name + names.LOG + names.SWAP)
         store.sync_names()
         try:
-            finish_swap(store, self._group[0].base)
+            finish_swap(store, self._group[0].base, self._last_offset)
         except StorageError as error:
             # Decided but not done: what is in memory no longer fits the files, and the next start finishes it.
             log.failed = error
@@ -282,11 +294,15 @@ class _Cleaner:
         self._store.unlink(self._name + names.LOG + names.CLEANED)
 
 
-def finish_swap(store: Store, base: int) -> None:
-    """Steps 2 and 3; doing them again does no harm. Raises ``StorageError``."""
+def finish_swap(store: Store, base: int, last: int | None = None) -> None:
+    """Steps 2 and 3; doing them again does no harm. Raises ``StorageError``.
+
+    ``last`` is the new segment's last offset; a start, which does not know it, reads it from the file.
+    """
     name = names.stem(base)
     swap = name + names.LOG + names.SWAP
-    last = _last_offset(store, base, swap)
+    if last is None:
+        last = _last_offset(store, base, swap)
     store.unlink(name + names.LOG + names.CLEANED)
     store.link(swap, name + names.LOG + names.CLEANED)
     store.rename(name + names.LOG + names.CLEANED, name + names.LOG)

@@ -185,3 +185,58 @@ async def test_a_new_configuration_counts_from_the_next_append_on(tmp_path: Path
         with pytest.raises(RefusedError) as refused:
             await lane.request(append(), [batch(b"x" * 200)], timeout_s=5)
         assert refused.value.code == 10
+
+
+def keyed(*pairs: tuple[bytes, bytes]) -> bytes:
+    return bytes(build_batch([Record(n, 1_000 + n, key, value, []) for n, (key, value) in enumerate(pairs)]))
+
+
+@running
+async def test_appends_are_answered_while_the_log_is_compacted(tmp_path: Path) -> None:
+    async with serving(tmp_path, cleanup_policy="compact", segment_bytes="2000") as (leader, lane, ended):
+        for n in range(60):
+            await lane.request(append(), [keyed((b"key", b"%d" % n))], timeout_s=5)
+        first = leader.log.segments[0].size
+        leader.compaction.turn_s = 0.0  # one step a turn of the loop
+        leader.compaction.begin()
+        answered = 0
+        while leader.compaction.busy:
+            await lane.request(append(), [keyed((b"key", b"more"))], timeout_s=5)
+            answered += 1
+        assert answered > 5
+        assert leader.log.segments[0].size < first
+        assert ended == []
+        found = await lane.request(FindOffset(epoch=1, timestamp=-1), timeout_s=5)
+        assert isinstance(found, OffsetFound) and found.offset == 60 + answered
+
+
+@running
+async def test_a_leader_that_ends_while_it_compacts_leaves_a_log_that_opens_again(tmp_path: Path) -> None:
+    async with serving(tmp_path, cleanup_policy="compact", segment_bytes="2000") as (leader, lane, _ended):
+        for n in range(100):
+            await lane.request(append(), [keyed((b"key", b"%d" % n))], timeout_s=5)
+        leader.compaction.turn_s = 0.0
+        leader.compaction.begin()
+        await lane.request(append(), [keyed((b"key", b"last"))], timeout_s=5)
+        assert leader.compaction.busy
+    async with serving(tmp_path, epoch=2, cleanup_policy="compact", segment_bytes="2000") as (leader, lane, _ended):
+        assert leader.log.was_clean and leader.log.end_offset == 101
+        assert not list((tmp_path / "t-0").glob("*.cleaned"))
+
+
+@running
+async def test_a_compaction_that_cannot_be_undone_ends_the_replica(tmp_path: Path) -> None:
+    async with serving(tmp_path, cleanup_policy="compact", segment_bytes="2000") as (leader, lane, ended):
+        for n in range(100):
+            await lane.request(append(), [keyed((b"key", b"%d" % n))], timeout_s=5)
+
+        class Full(Files):
+            def link(self, source: str, target: str) -> None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        leader.log.store.files = Full()
+        leader.compaction.begin()
+        while not ended:
+            await asyncio.sleep(0.01)
+        assert leader.log.failed is not None
+        leader.log.store.files = Files()
