@@ -59,12 +59,16 @@ class LogSyncer:
                 if not quiet:
                     self._done(self._log.synced_end)
                 return
-            if inline:
-                handle.run()
         except StorageError as error:
-            self._failed(error)
+            # Nothing was asked of the device, so nothing is known to be lost: the next start may go on in this place.
+            self._fatal(error)
             return
         if inline:
+            try:
+                handle.run()
+            except StorageError as error:
+                self._failed(error)
+                return
             self._done(self._note(handle))
             return
         self._busy = True

@@ -240,3 +240,26 @@ async def test_a_compaction_that_cannot_be_undone_ends_the_replica(tmp_path: Pat
             await asyncio.sleep(0.01)
         assert leader.log.failed is not None
         leader.log.store.files = Files()
+
+
+@running
+async def test_a_sync_that_finds_no_descriptor_ends_the_replica_but_does_not_condemn_its_directory(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path) as (leader, lane, ended):
+        await lane.request(append(), [batch(b"before")], timeout_s=5)
+
+        class Exhausted(Files):
+            def duplicate(self, fd: int) -> int:
+                raise OSError(errno.EMFILE, "Too many open files")
+
+        leader.log.store.files = Exhausted()
+        asked = asyncio.ensure_future(lane.request(append(), [batch(b"unsynced")], timeout_s=1))
+        while not ended:
+            await asyncio.sleep(0.01)
+        assert "Too many open files" in str(ended[0])
+        assert not asked.done() and leader.machine.high_watermark == 1
+        asked.cancel()
+        leader.log.store.files = Files()
+    async with serving(tmp_path, epoch=2) as (leader, _lane, _ended):
+        assert leader.log.end_offset == 2 and leader.machine.high_watermark == 2
