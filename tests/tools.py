@@ -1,4 +1,4 @@
-"""Outside tools that some tests need (kcat, node, a JDK): absent, the test is skipped and says why.
+"""Outside tools that some tests need (kcat, node, a JDK, root): absent, the test is skipped and says why.
 
 With LOGEION_REQUIRE_ALL=1, as in `.ci/run`, an absent tool is a failure: a suite that skips what it cannot run is
 green for nothing.
@@ -37,3 +37,8 @@ def require_file(path: Path, try_: str) -> Path:
     if not path.exists():
         missing(f"{path} is not there; try: {try_}")
     return path
+
+
+def require_root() -> None:
+    if os.geteuid() != 0:
+        missing("needs root; try: sudo make test")
