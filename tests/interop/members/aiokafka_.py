@@ -95,5 +95,9 @@ class Member:
         )
 
 
+async def main() -> None:
+    await Member(options()).run()
+
+
 if __name__ == "__main__":
-    asyncio.run(Member(options()).run())
+    asyncio.run(main())

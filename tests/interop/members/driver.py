@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -124,5 +125,14 @@ def until_owned(members: list[MemberProcess], partitions: set[Partition], second
             and set().union(*shares) == partitions
         )
 
-    until(shared, seconds, "\n".join(f"{m.process.args}\n{m.owned}\n{m.story()}" for m in members))
+    until_told(shared, seconds, members)
     return time.monotonic() - began
+
+
+def until_told(condition: Callable[[], Any], seconds: float, members: list[MemberProcess]) -> Any:
+    """``until``, with what the members have to tell if it does not come true."""
+    try:
+        return until(condition, seconds, "see below")
+    except AssertionError as error:
+        told = "\n".join(f"{one.process.args!r} owns {sorted(one.owned)}\n{one.story()}" for one in members)
+        raise AssertionError(f"{error}\n{told}") from None

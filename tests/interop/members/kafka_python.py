@@ -77,7 +77,8 @@ class Member:
         asked = time.monotonic()
         cause = ""
         try:
-            self.consumer.commit({w: kafka.OffsetAndMetadata(o, "", -1) for w, o in offsets.items()} or None)
+            if offsets:
+                self.consumer.commit({w: kafka.OffsetAndMetadata(o, "", -1) for w, o in offsets.items()})
         except kafka.errors.KafkaError as error:
             cause = str(error)
         say(
