@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import mmap
+import os
 from collections.abc import Callable
 
 # Buffers from here on are pages of their own, and pooled; smaller ones come from the ordinary heap.
@@ -11,6 +12,10 @@ POOLED_FROM = 64 * 1024
 POOL_BYTES = 32 * 1024 * 1024
 # What nobody has used for this long goes back to the host: an idle process is a small one.
 KEEP_S = 10.0
+
+# Set for a test: whatever is given back is overwritten at once, so that whoever still uses it is found out.
+POISON_VARIABLE = "LOGEION_POISON_BUFFERS"
+POISON = 0xDB
 
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
 
@@ -29,6 +34,7 @@ class Pool:
         self._taken = False
         self._timer: asyncio.TimerHandle | None = None
         self.kept = 0
+        self.poisons = bool(os.environ.get(POISON_VARIABLE))
 
     def take(self, size: int) -> memoryview:
         """A writable view of at least ``size`` bytes, with anything in it."""
@@ -48,12 +54,18 @@ class Pool:
     def give(self, buffer: memoryview) -> None:
         """It is not used any more, nor any view into it."""
         size = len(buffer)
+        if self.poisons:
+            self.poison(buffer)
         if size < POOLED_FROM or size & (size - 1) or self.kept + size > self._limit:
             return
         self._free.setdefault(size, []).append(buffer)
         self.kept += size
         if self._timer is None and self.loop is not None and not self.loop.is_closed():
             self._timer = self.loop.call_later(KEEP_S, self._trim)
+
+    def poison(self, buffer: memoryview) -> None:
+        """Nobody may use this any more: make it show."""
+        buffer[:] = bytes((POISON,)) * len(buffer)
 
     def _trim(self) -> None:
         self._timer = None

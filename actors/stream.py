@@ -167,6 +167,8 @@ class FrameStream:
             try:
                 if part is None:
                     self._split(_scratch_view[:count])
+                    if pool.poisons:
+                        pool.poison(_scratch_view[:count])
                 else:
                     self._have += count
                     self._grown(part)
