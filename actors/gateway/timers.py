@@ -36,7 +36,8 @@ class Timers:
         now = gateway.now_ms()
         for call in gateway.parking.due(now):
             call.attempt(final=True)
-        for link in gateway.links.values():
+        # An answer may start what waits behind it in its connection, and that may be a partition not spoken to so far.
+        for link in list(gateway.links.values()):
             if link.holding.holding:
                 link.expire(now)
                 self.arm(link.holding.next_deadline)

@@ -9,11 +9,13 @@ from typing import Any
 
 from logeion.actors.config import Config
 from logeion.actors.gateway.fetch import fetch
+from logeion.actors.gateway.holding import Held
 from logeion.actors.gateway.state import Gateway
 from logeion.actors.lanes import LaneClosed, LaneError, LaneTimeout
 from logeion.actors.messages import Advanced, Message, Watch
 from logeion.wire.apis import FetchPartition, FetchRequest, FetchResponse, FetchTopic
 from logeion.wire.codec import RequestHeader
+from logeion.wire.errors import KafkaError
 from tests.actors.gateway_world import ORDERS, RECORDS
 
 OUT_OF_RANGE = 1
@@ -107,6 +109,31 @@ def test_a_fetch_that_does_not_wait_is_answered_though_the_leader_does_not(tmp_p
         fetch(gateway, exchange, fetching(500, wait_ms=0))  # type: ignore[arg-type]
         leader.answer(LaneTimeout("hung"))
         assert [one.error_code for one in exchange.answers[0].responses[0].partitions] == [0]
+        gateway.close()
+
+    asyncio.run(run())
+
+
+def test_a_batch_that_expires_may_make_its_client_speak_to_another_partition(tmp_path: Path) -> None:
+    async def run() -> None:
+        gateway, leader = world(tmp_path)
+        link = gateway.links[ORDERS, 0]
+        link.disconnected(leader)  # type: ignore[arg-type]
+        topic = gateway.image.topic_by_id(ORDERS)
+        assert topic is not None
+        failed: list[KafkaError] = []
+
+        class Part:
+            """What waits behind it in its connection is started as soon as it is answered."""
+
+            def failed(self, error: KafkaError) -> None:
+                failed.append(error)
+                gateway.link(topic, 1)
+
+        link.submit(Held(Part(), True, -1, 0))  # type: ignore[arg-type]
+        gateway.timers._fire()
+        assert [error.code for error in failed] == [6]
+        assert (ORDERS, 1) in gateway.links
         gateway.close()
 
     asyncio.run(run())
