@@ -59,9 +59,6 @@ class Gateway:
         self.producer_ids = ProducerIds()
         self.answers = Answers()
         self.groups = Groups(self, data_dir / "run")
-        # Grows with every change of the image or of what runs here.
-        self.changes = 0
-        self.answers = Answers()
         self._controller: Lane | None = None
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
@@ -93,7 +90,6 @@ class Gateway:
 
     def changed(self) -> None:
         """Something that ``wait_until`` may wait for has changed."""
-        self.changes += 1
         self.changes += 1
         for waiter in [one for one in self._waiters if one[0]()]:
             self._waiters.remove(waiter)
