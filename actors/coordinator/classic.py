@@ -169,9 +169,8 @@ class ClassicGroup:
             step.reply(member.joining, GroupJoined(code=fenced, member_id=old_id))
         if member.syncing is not None:
             step.reply(member.syncing, GroupSynced(code=fenced))
-        unchanged = member.metadata(self.protocol) == next(
-            (p.metadata for p in request.protocols if p.name == self.protocol), None
-        )
+        brought = next((p.metadata for p in request.protocols if p.name == self.protocol), None)
+        unchanged = brought is not None and self._wants_the_same(member.metadata(self.protocol), brought)
         member.member_id, member.joining, member.syncing = fresh_id, None, None
         self.members[fresh_id] = member
         self.static[request.instance_id] = fresh_id
@@ -193,6 +192,16 @@ class ClassicGroup:
             step.reply(token, answer)
         else:
             self._rejoin(token, member, request, now, step)
+
+    def _wants_the_same(self, before: bytes, now: bytes) -> bool:
+        """Whether two subscriptions name the same topics. The rest of them (what it owns, since which generation)
+        always differs when a client restarts, and is no reason to rebalance."""
+        if before == now:
+            return True
+        try:
+            return self.protocol_type == "consumer" and set(subscribed_topics(before)) == set(subscribed_topics(now))
+        except ValueError:
+            return False
 
     def _add(self, token: Token, request: JoinGroup, member_id: str, now: Now, step: Step) -> None:
         member = Member(

@@ -209,6 +209,16 @@ def test_a_static_member_comes_back_without_a_rebalance_and_fences_its_old_self(
     assert synced.assignment == old.encode()
 
 
+@pytest.mark.parametrize(("now", "generation"), [(subscription("t") + b"owns nothing", 1), (subscription("u"), 2)])
+def test_a_static_member_that_comes_back_moves_others_only_if_it_wants_other_topics(
+    now: bytes, generation: int
+) -> None:
+    group = Driver()
+    group.stable("a", instance_id="i")
+    protocols = [GroupProtocol(name="range", metadata=now)]
+    assert group.answers[group.join(instance_id="i", protocols=protocols)].generation == generation
+
+
 def test_a_static_member_is_removed_by_its_instance_alone() -> None:
     group = Driver()
     group.stable("a", instance_id="i")

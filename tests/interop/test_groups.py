@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -194,3 +195,91 @@ def test_members_share_commit_leave_and_come_back(
     until_taken([third], range(300, 400))
     assert set(third.values) == {str(n) for n in range(300, 400)}, "resumed where the group had stopped"
     third.close()
+
+
+AT_DEFAULTS = ("kafka-python", "aiokafka", "confluent", "confluent 848", "kafkajs", "java", "java 848")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", AT_DEFAULTS)
+def test_the_first_record_reaches_a_new_group_within_a_second_at_defaults(
+    kind: str, start: Start, make_topic: MakeTopic, produce: Callable[..., None]
+) -> None:
+    topic = make_topic(partitions=PARTITIONS)
+    produce(topic, 0, 10)
+    member = start(kind, group=f"first-of-{topic}", topics=[topic], heartbeat_ms=0)
+    until_told(lambda: member.records, 20, [member])
+    took = member.records[0]["t"] - member.of("subscribing")[0]["t"]
+    assert took < 1.0, f"{took:.2f} s from subscribe to the first record\n{member.story()}"
+
+
+COOPERATIVE = ("kafka-python", "confluent", "java")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", (*COOPERATIVE, "confluent 848", "java 848"))
+def test_a_member_keeps_what_it_need_not_give_up(kind: str, start: Start, make_topic: MakeTopic) -> None:
+    topic = make_topic(partitions=PARTITIONS)
+    options = {"group": f"cooperative-{topic}", "topics": [topic]}
+    if kind in COOPERATIVE:
+        options["strategy"] = "cooperative-sticky"
+    first = start(kind, **options)
+    until_owned([first], everything(topic), 25)
+    seen = len(first.of("owns"))
+    second = start(kind, **options)
+    until_owned([first, second], everything(topic), 25)
+    kept = first.owned
+    for event in first.of("owns")[seen:]:
+        assert kept <= {(name, number) for name, number in event["partitions"]}, "gave up what it could have kept"
+    second.close()
+    until_owned([first], everything(topic), 25)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ("kafka-python", "confluent", "java", "confluent 848"))
+def test_a_static_member_that_comes_back_in_time_moves_nobody(kind: str, start: Start, make_topic: MakeTopic) -> None:
+    topic = make_topic(partitions=PARTITIONS)
+    options = {"group": f"static-{topic}", "topics": [topic], "session_ms": 20_000}
+    stays = start(kind, **options, instance="stays")
+    goes = start(kind, **options, instance="goes")
+    until_owned([stays, goes], everything(topic), 25)
+    its = goes.owned
+    assigned = len(stays.of("assigning"))
+    if kind == "confluent 848":
+        goes.close()  # of this protocol a static member says that it leaves for a while
+    else:
+        goes.kill()
+    back = start(kind, **options, instance="goes")
+    until_told(lambda: back.owned == its, 25, [back, stays])
+    assert len(stays.of("assigning")) == assigned, "the others did not notice"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ("kafka-python", "aiokafka", "confluent", "confluent 848", "java", "java 848"))
+def test_a_pattern_takes_in_a_topic_that_comes_later(
+    kind: str, start: Start, make_topic: MakeTopic, client_named: Callable[[str], Any]
+) -> None:
+    topic = make_topic(partitions=1)
+    member = start(kind, group=f"pattern-{topic}", pattern=f"{topic}.*")
+    until_told(lambda: member.owned == {(topic, 0)}, 25, [member])
+    maker = client_named("confluent-kafka")
+    maker.create_topic(f"{topic}-later", 1, {})
+    try:
+        until_told(lambda: member.owned == {(topic, 0), (f"{topic}-later", 0)}, 25, [member])
+    finally:
+        maker.delete_topic(f"{topic}-later")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ("kafka-python", "confluent"))
+def test_what_a_dead_member_owned_is_owned_again_within_its_session_and_a_second(
+    kind: str, start: Start, make_topic: MakeTopic
+) -> None:
+    topic = make_topic(partitions=PARTITIONS)
+    options = {"group": f"dead-{topic}", "topics": [topic], "session_ms": 6_000}
+    survivor, victim = start(kind, **options), start(kind, **options)
+    until_owned([survivor, victim], everything(topic), 25)
+    killed = time.monotonic()
+    victim.kill()
+    until_owned([survivor], everything(topic), 15)
+    assert time.monotonic() - killed < 6.0 + 1.0

@@ -103,7 +103,9 @@ public class Member {
         String strategy = wanted.path("strategy").asText("");
         settings.put("group.protocol", protocol);
         if (protocol.equals("classic")) {
-            settings.put("heartbeat.interval.ms", wanted.path("heartbeat_ms").asInt(300));
+            if (wanted.path("heartbeat_ms").asInt(300) > 0) {
+                settings.put("heartbeat.interval.ms", wanted.path("heartbeat_ms").asInt(300));
+            }
             if (strategy.equals("cooperative-sticky")) {
                 settings.put("partition.assignment.strategy",
                     "org.apache.kafka.clients.consumer.CooperativeStickyAssignor");
@@ -135,6 +137,9 @@ public class Member {
                 say(event);
             }
         };
+        // A cold JVM loads classes for most of a second; what is measured begins after that.
+        consumer.listTopics();
+        say(event("subscribing"));
         if (pattern.isEmpty()) {
             List<String> topics = JSON.convertValue(wanted.get("topics"), JSON.getTypeFactory()
                 .constructCollectionType(List.class, String.class));

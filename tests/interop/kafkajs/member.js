@@ -8,7 +8,7 @@ const wanted = JSON.parse(process.argv[2])
 const kafka = new Kafka({ brokers: [wanted.bootstrap], logLevel: logLevel.ERROR })
 const consumer = kafka.consumer({
   groupId: wanted.group,
-  heartbeatInterval: wanted.heartbeat_ms ?? 300,
+  ...(wanted.heartbeat_ms === 0 ? {} : { heartbeatInterval: wanted.heartbeat_ms ?? 300 }),
   // It heartbeats between fetches, so a long poll would delay every rebalance.
   maxWaitTimeInMs: 200,
   ...(wanted.session_ms ? { sessionTimeout: wanted.session_ms } : {}),
@@ -47,6 +47,7 @@ consumer.on(consumer.events.CRASH, ({ payload }) => say('error', { text: String(
 
 const main = async () => {
   await consumer.connect()
+  say('subscribing')
   const topics = wanted.pattern ? [new RegExp(wanted.pattern)] : wanted.topics
   await consumer.subscribe({ topics, fromBeginning: true })
   await consumer.run({

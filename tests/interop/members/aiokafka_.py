@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from typing import Any
 
@@ -26,7 +25,7 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
 class Member:
     def __init__(self, wanted: Options) -> None:
-        settings: dict[str, Any] = {"heartbeat_interval_ms": wanted.heartbeat_ms}
+        settings: dict[str, Any] = {"heartbeat_interval_ms": wanted.heartbeat_ms} if wanted.heartbeat_ms else {}
         if wanted.session_ms:
             settings["session_timeout_ms"] = wanted.session_ms
         if wanted.instance:
@@ -43,8 +42,9 @@ class Member:
         )
         self.owned = Owned()
         self.taken: dict[Any, int] = {}
+        say("subscribing")
         if wanted.pattern:
-            self.consumer.subscribe(pattern=re.compile(wanted.pattern).pattern, listener=Listener(self))
+            self.consumer.subscribe(pattern=wanted.pattern, listener=Listener(self))
         else:
             self.consumer.subscribe(topics=list(wanted.topics), listener=Listener(self))
 

@@ -20,7 +20,8 @@ class Member:
             "enable.auto.commit": False,
         }
         if wanted.protocol == "classic":
-            settings["heartbeat.interval.ms"] = wanted.heartbeat_ms
+            if wanted.heartbeat_ms:
+                settings["heartbeat.interval.ms"] = wanted.heartbeat_ms
             if wanted.session_ms:
                 settings["session.timeout.ms"] = wanted.session_ms
             if wanted.strategy:
@@ -35,6 +36,7 @@ class Member:
         self.consumer = Consumer(settings)
         self.owned = Owned()
         self.taken: dict[tuple[str, int], int] = {}
+        say("subscribing")
         topics = [f"^{wanted.pattern}"] if wanted.pattern else list(wanted.topics)
         self.consumer.subscribe(topics, on_assign=self.assigning, on_revoke=self.revoked)
 

@@ -24,7 +24,7 @@ class Listener(kafka.ConsumerRebalanceListener):  # type: ignore[misc]
 
 class Member:
     def __init__(self, wanted: Options) -> None:
-        settings: dict[str, Any] = {"heartbeat_interval_ms": wanted.heartbeat_ms}
+        settings: dict[str, Any] = {"heartbeat_interval_ms": wanted.heartbeat_ms} if wanted.heartbeat_ms else {}
         if wanted.session_ms:
             settings["session_timeout_ms"] = wanted.session_ms
         if wanted.strategy == "cooperative-sticky":
@@ -42,6 +42,7 @@ class Member:
         )
         self.taken: dict[Any, int] = {}
         self.owned = Owned()
+        say("subscribing")
         named: dict[str, Any] = {"pattern": wanted.pattern} if wanted.pattern else {"topics": list(wanted.topics)}
         self.consumer.subscribe(listener=Listener(self), **named)
 
