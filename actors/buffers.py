@@ -87,11 +87,13 @@ class Frame:
     it lies in scratch) until as many ``release`` calls were made as ``retain`` calls.
     """
 
-    __slots__ = ("_buffer", "_owners", "view")
+    __slots__ = ("_buffer", "_owners", "on_end", "view")
 
     def __init__(self, view: memoryview, buffer: memoryview | None) -> None:
         """``buffer`` is from the pool, None for scratch."""
         self.view = view
+        # Called once, when nobody needs it any more.
+        self.on_end: Callable[[], None] | None = None
         self._buffer = buffer
         self._owners = 0
 
@@ -123,3 +125,6 @@ class Frame:
             buffer, self._buffer = self._buffer, None
             if not buffer.readonly:
                 pool.give(buffer)
+        if self.on_end is not None:
+            on_end, self.on_end = self.on_end, None
+            on_end()

@@ -13,6 +13,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from logeion.wire.apis import APIS
@@ -179,6 +180,7 @@ class Connection:
 
     def _lost(self, reason: str) -> None:
         self.closed = True
+        self.gateway.load.forget(self._regulate)
         log.debug("connection %s of %s closed: %s", self.peer, self.client_id, reason)
         exchanges = list(self._exchanges)
         self._exchanges.clear()
@@ -200,6 +202,9 @@ class Connection:
     def _on_frame(self, frame: Frame) -> None:
         # The views that are decoded from it must last until the answer, so it is retained (a small one: copied) first.
         frame.retain()
+        size = len(frame.view)
+        self.gateway.load.add(size)
+        frame.on_end = partial(self.gateway.load.less, size)
         try:
             header = parse_header(frame.view[PREFIX:])
         except WireError as error:
@@ -217,6 +222,9 @@ class Connection:
         """Stop reading while too much is under way, and go on when it is not."""
         if self._in_flight > self._bytes_max or len(self._exchanges) >= self._requests_max or self._stream.congested:
             self._stream.pause_reading()
+        elif self.gateway.load.full:
+            self._stream.pause_reading()
+            self.gateway.load.wait(self._regulate)
         else:
             self._stream.resume_reading()
 

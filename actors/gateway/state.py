@@ -25,6 +25,7 @@ from .answers import Answers
 from .cold import ColdReads
 from .groups import Groups
 from .links import Key, Link
+from .load import Load
 from .parking import Parking
 from .producer_ids import ProducerIds
 from .timers import Timers
@@ -54,6 +55,7 @@ class Gateway:
         self.links: dict[Key, Link] = {}
         self.parking: Parking[FetchCall] = Parking()
         self.timers = Timers(self, loop)
+        self.load = Load()
         self.cold = ColdReads(loop)
         self.descriptors = Descriptors()
         self.producer_ids = ProducerIds()
