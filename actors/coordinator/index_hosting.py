@@ -46,7 +46,7 @@ REACH_S = 10.0
 # Bytes of records in one answer to a Coordinator that loads (a lane's header holds 16 MiB).
 CHUNK_BYTES = 8 * 1024 * 1024
 # Clients that ride out a restart come back by themselves, and their Coordinators with them; only then look for upkeep.
-FIRST_UPKEEP_S = 10.0
+FIRST_UPKEEP_S = 5.0
 # Groups looked at in one turn of the loop, and Coordinators asked for at once.
 TOGETHER = 200
 UPKEEPS = 4
@@ -156,12 +156,12 @@ class IndexHosting:
     def topics_changed(self) -> None:
         """The metadata log moved on: positions in topics that went have to go."""
         before, self._existing = self._existing, set(self._topics.image.topics)
-        if before <= self._existing:
+        gone = sorted(before - self._existing)
+        if not gone:
             return
-        for group, lane in self._coordinators.items():
-            gone = self.index.gone(group, self._existing)
-            if gone:
-                lane.tell(TopicsGone(topic_ids=gone))
+        # The index may be behind its Coordinators, so it does not ask itself whom it concerns.
+        for lane in self._coordinators.values():
+            lane.tell(TopicsGone(topic_ids=gone))
         self._look_again.set()
 
     async def _look_after(self) -> None:
@@ -169,6 +169,7 @@ class IndexHosting:
         await asyncio.sleep(FIRST_UPKEEP_S)
         while True:
             self._look_again.clear()
+            await self._tail.catch_up()
             groups = list(self.index.groups)
             for at in range(0, len(groups), TOGETHER):
                 now = Now(self._loop.time(), time.time_ns() // 1_000_000)

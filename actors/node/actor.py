@@ -236,7 +236,8 @@ class NodeShell(Shell):
                 if peer.kind in ("gateway", "controller"):
                     self._states[peer.actor] = message.state
                 if message.cause:
-                    log.warning("%s is %s: %s", peer.actor, message.state, message.cause)
+                    level = logging.WARNING if message.state == "failed" else logging.DEBUG
+                    log.log(level, "%s is %s: %s", peer.actor, message.state, message.cause)
                 self._step(Reported(actor=peer.actor, incarnation=peer.incarnation, change=message))
             case m.ListenersBound():
                 self._step(Bound(actor=peer.actor, addresses=message.addresses))
