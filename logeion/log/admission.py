@@ -12,7 +12,13 @@ import msgspec
 
 from logeion.wire.batch import CODEC_MASK, HEADER_SIZE, BatchHeader, pack_batch, read_header, restamp_time
 from logeion.wire.compression import CODECS, compress, decompress
-from logeion.wire.errors import CorruptMessageError, InvalidRecordError, InvalidTimestampError, MessageTooLargeError, WireError
+from logeion.wire.errors import (
+    CorruptMessageError,
+    InvalidRecordError,
+    InvalidTimestampError,
+    MessageTooLargeError,
+    WireError,
+)
 from logeion.wire.records import Record, batch_records
 
 from .config import LONG_MAX, LogConfig

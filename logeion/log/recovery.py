@@ -263,8 +263,15 @@ class Recovery:
             segment = segments.get(base)
             if segment is None or (names.INDEX in sizes and names.TIME_INDEX in sizes):
                 continue
+            walk = segment.rebuild_indexes(self._config.index_interval_bytes)
             self._store.warn(f"{self._store.path(segment.name)} lacked an index; it was written anew")
-            segment.rebuild_indexes(self._config.index_interval_bytes)
+            if base != segments.peekitem(-1)[0] and (walk.fault or walk.position < segment.size):
+                path = self._store.path(segment.name + names.LOG)
+                raise StorageError(
+                    f"{path} is damaged at byte {walk.position}: {walk.fault or 'cut short'}; restore it from a "
+                    "replica, or move it out of the log directory if it does not belong there",
+                    path,
+                )
         last: Segment = segments.peekitem(-1)[1]
         if not last.size and len(segments) > 1:
             # Left behind by a roll that failed, if the segment before went on growing.
