@@ -63,8 +63,9 @@ class PartitionShell(Shell):
             self.leadership.configure(message.configs)
 
     async def stop(self) -> None:
-        """Mark the log as cleanly closed."""
-        self.leadership.close()
+        """Mark the log as cleanly closed, if it could be opened."""
+        if hasattr(self, "leadership"):
+            self.leadership.close()
 
     def _fatal(self, error: StorageError) -> None:
         """The disk cannot be trusted: tell Node why, and end. Nothing of an unfinished group is acknowledged."""

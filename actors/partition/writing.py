@@ -116,7 +116,7 @@ class Writer:
                 if isinstance(info, AppendInfo):
                     settled.append(Written(info.first_offset, info.last_offset, info.append_time_ms))
                     continue
-                if isinstance(info, StorageError) and not passes(info):
+                if isinstance(info, StorageError) and (log.failed is not None or not passes(info)):
                     broken = info
                 result = as_kafka(info)
             settled.append(result)

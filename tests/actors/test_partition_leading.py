@@ -26,6 +26,7 @@ from logeion.actors.messages import (
     TrimLog,
     Watch,
 )
+from logeion.actors.partition.actor import PartitionShell
 from logeion.actors.partition.leading import Leadership
 from logeion.log.files import Files
 from logeion.wire.errors import StorageError
@@ -263,3 +264,20 @@ async def test_a_sync_that_finds_no_descriptor_ends_the_replica_but_does_not_con
         leader.log.store.files = Files()
     async with serving(tmp_path, epoch=2) as (leader, _lane, _ended):
         assert leader.log.end_offset == 2 and leader.machine.high_watermark == 2
+
+
+@running
+async def test_a_fenced_log_ends_the_replica_even_if_a_full_disk_fenced_it(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (leader, lane, ended):
+        error = StorageError("the log is fenced", leader.log.store.path("x"))
+        error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+        leader.log.failed = error
+        with pytest.raises(RefusedError) as refused:
+            await lane.request(append(), [batch(b"never")], timeout_s=5)
+        assert refused.value.code == 56
+        assert ended == [error]
+
+
+def test_a_partition_that_could_not_open_its_log_can_be_stopped() -> None:
+    shell = object.__new__(PartitionShell)
+    asyncio.run(shell.stop())
