@@ -43,7 +43,7 @@ EXIT_FAILED = 1
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """The flags; None where none was given."""
+    """The flags; None where none was given. ``tied_to_fd`` is an inherited pipe whose end of file means: stop."""
 
     port: int | None = None
     admin_port: int | None = None
@@ -52,11 +52,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     data: Path | None = None
     fresh: bool = False
     ready_file: Path | None = None
+    tied_to_fd: int | None = None
     config_file: Path | None = None
 
 
 def run(options: Options) -> int:
     """Run a node until it is told to stop; the command's exit code."""
+    try:
+        if options.tied_to_fd is not None:
+            os.fstat(options.tied_to_fd)
+    except OSError:
+        return _complain(f"no descriptor {options.tied_to_fd} was inherited", "leave --tied-to-fd to logeion.testing")
     try:
         config = _config(options)
         directory = Path(config.node.data_dir).absolute()
@@ -68,7 +74,7 @@ def run(options: Options) -> int:
     own_logging(config.log, f"command/{config.node.id}")
     logging.getLogger("Thespian").setLevel(logging.WARNING)
     try:
-        return Command(config, directory, held, options.ready_file).run()
+        return Command(config, directory, held, options.ready_file, options.tied_to_fd).run()
     finally:
         held.release()
 
@@ -93,12 +99,16 @@ def _complain(cause: str, hint: str) -> int:
 class Command:
     """The tree and its watch."""
 
-    def __init__(self, config: Config, directory: Path, held: Claim, ready_file: Path | None) -> None:
+    def __init__(
+        self, config: Config, directory: Path, held: Claim, ready_file: Path | None, tied_to_fd: int | None
+    ) -> None:
         self.config = config
         self.directory = directory
         self.ready_file = ready_file
         self.began = time.monotonic()
         self._stop_signals = 0
+        # Whoever started this has the other end: its end, even by SIGKILL, is a signal to stop.
+        self._tie = tied_to_fd
         self._watch: dict[int, str] = {}
         self._supervisor = 0
         self._admin = 0
@@ -132,7 +142,7 @@ class Command:
                 self._stop_tree()
                 return 0
             self._kill_tree()
-            if self._stop_signals:
+            if self._stopped():
                 return 0
             cause = self._explained(cause)
             if not served:
@@ -148,6 +158,16 @@ class Command:
 
     def _on_signal(self, *_: object) -> None:
         self._stop_signals += 1
+
+    def _ties(self) -> list[int]:
+        return [] if self._tie is None else [self._tie]
+
+    def _stopped(self) -> bool:
+        """Whether to stop: by a signal, or because who started this has let go of the pipe."""
+        if self._tie is not None and select.select([self._tie], [], [], 0)[0]:
+            self._tie = None
+            self._stop_signals += 1
+        return self._stop_signals > 0
 
     # Starting
 
@@ -201,8 +221,8 @@ class Command:
 
     def _rest(self, seconds: float) -> None:
         """Wait, unless a signal comes."""
-        if seconds and not self._stop_signals:
-            select.select([self._wake_in], [], [], seconds)
+        if seconds and not self._stopped():
+            select.select([self._wake_in, *self._ties()], [], [], seconds)
 
     def _explained(self, cause: str) -> str:
         """The cause, with what the Supervisor or an actor left behind to explain its end."""
@@ -213,11 +233,11 @@ class Command:
     def _await_ready(self, announced: bool) -> str:
         """Until Node says so; the cause if the tree ended first or it takes too long."""
         deadline = time.monotonic() + READY_S
-        while not self._stop_signals:
+        while not self._stopped():
             try:
                 ready = _ask_ready(self.directory / "run", self._events_until(deadline))
             except _Interrupted:
-                return "" if self._stop_signals else self._ended()
+                return "" if self._stopped() else self._ended()
             if ready is not None:
                 if not announced:
                     self._announce(ready)
@@ -230,7 +250,7 @@ class Command:
     def _events_until(self, deadline: float) -> Iterator[float]:
         """Seconds that may be waited for, again and again; raises ``_Interrupted`` when something else is to do."""
         while True:
-            if self._stop_signals or self._ended():
+            if self._stopped() or self._ended():
                 raise _Interrupted
             yield min(0.05, max(0.001, deadline - time.monotonic()))
 
@@ -274,7 +294,7 @@ class Command:
     def _watch_tree(self) -> str:
         """Until a signal (empty) or the end of admin or supervisor (the cause)."""
         poll = select.poll()
-        for descriptor in (*self._watch, self._wake_in):
+        for descriptor in (*self._watch, self._wake_in, *self._ties()):
             poll.register(descriptor, select.POLLIN)
         reader = _standard_output_pipe()
         if reader is not None:
@@ -287,7 +307,7 @@ class Command:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_in, 4096)
             self._reap()
-            if self._stop_signals:
+            if self._stopped():
                 return ""
             cause = self._ended()
             if cause:

@@ -29,6 +29,7 @@ from .common import CliError
     metavar="FILE",
     help="Written once clients can be served: host:port a line; FILE.json has the details.",
 )
+@click.option("--tied-to-fd", type=click.IntRange(0), hidden=True, help="Stop at the end of file of this pipe.")
 @click.option("--config", "config_file", type=click.Path(dir_okay=False, path_type=Path), help="TOML settings.")
 def up(
     nodes: int,
@@ -39,6 +40,7 @@ def up(
     data: Path | None,
     fresh: bool,
     ready_file: Path | None,
+    tied_to_fd: int | None,
     config_file: Path | None,
 ) -> None:
     """Run a node in the foreground until Ctrl-C or SIGTERM."""
@@ -61,6 +63,7 @@ def up(
                 data=data,
                 fresh=fresh,
                 ready_file=ready_file,
+                tied_to_fd=tied_to_fd,
                 config_file=config_file,
             )
         )
