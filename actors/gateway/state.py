@@ -105,10 +105,10 @@ class Gateway:
         carried out all the same), and ``RequestTimedOutError`` if no Controller could be reached in the time.
         """
         deadline = self.loop.time() + timeout_s
-        if not await self.wait_until(lambda: self._controller is not None, timeout_s):
-            raise RequestTimedOutError("the controller cannot be reached")
-        lane = self._controller
-        assert lane is not None
+        while (lane := self._controller) is None:
+            # It may be gone again by the time that this goes on.
+            if not await self.wait_until(lambda: self._controller is not None, max(0.0, deadline - self.loop.time())):
+                raise RequestTimedOutError("the controller cannot be reached")
         return await lane.request(message, timeout_s=max(0.05, deadline - self.loop.time()))
 
     def running(self, topic_id: str, partition: int) -> bool:
@@ -148,15 +148,17 @@ class Gateway:
                 or self.leader_code(topic_id, partition)
             )
 
-        if not await self.wait_until(settled, timeout_s):
-            raise RequestTimedOutError("the partition's leader does not serve yet")
-        code = self.leader_code(topic_id, partition)
-        if code:
-            raise for_code(code)(f"partition {partition} of topic {topic_id}")
-        link = self.links[topic_id, partition]
-        if link.offline is not None:
-            raise link.offline
-        assert link.lane is not None
+        while True:
+            if not await self.wait_until(settled, max(0.0, deadline - self.loop.time())):
+                raise RequestTimedOutError("the partition's leader does not serve yet")
+            code = self.leader_code(topic_id, partition)
+            if code:
+                raise for_code(code)(f"partition {partition} of topic {topic_id}")
+            link = self.links.get((topic_id, partition))
+            if link is not None and link.offline is not None:
+                raise link.offline
+            if link is not None and link.lane is not None:
+                break  # else it is gone again already
         return await link.lane.request(make(link.epoch), timeout_s=max(0.05, deadline - self.loop.time()))
 
     def advertised(self, local: tuple[str, int]) -> tuple[str, int]:

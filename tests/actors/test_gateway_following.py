@@ -11,7 +11,7 @@ from logeion.actors.config import Config
 from logeion.actors.gateway.following import Following
 from logeion.actors.gateway.state import Gateway
 from logeion.actors.lanes import Lane, LaneListener, introduce, socket_path
-from logeion.actors.messages import Hello, PartitionRunning, Refused
+from logeion.actors.messages import Hello, PartitionRunning, Ping, Refused
 from tests.actors.gateway_world import ORDERS, RECORDS
 
 
@@ -56,6 +56,55 @@ def test_a_new_leader_that_node_names_before_the_old_ones_lane_is_gone_is_dialle
         following.close()
         first.close()
         second.close()
+        gateway.close()
+
+    asyncio.run(run())
+
+
+class Silent:
+    """A lane to somebody who accepts and says nothing more; only that it is there counts."""
+
+    closed = False
+
+    async def request(self, message: object, *, timeout_s: float) -> object:
+        return Refused(code=0, reason="reached")
+
+
+def test_a_controller_that_comes_and_goes_at_once_is_waited_for_again(tmp_path: Path) -> None:
+    async def run() -> None:
+        gateway = Gateway(node=1, config=Config(), data_dir=tmp_path, loop=asyncio.get_running_loop())
+        asked = asyncio.ensure_future(gateway.ask_controller(Ping(), 5))
+        await asyncio.sleep(0)
+        gateway.controller_connected(Silent())  # type: ignore[arg-type]
+        gateway.controller_connected(None)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not asked.done()
+        gateway.controller_connected(Silent())  # type: ignore[arg-type]
+        assert await asked == Refused(code=0, reason="reached")
+        gateway.close()
+
+    asyncio.run(run())
+
+
+def test_a_leader_that_comes_and_goes_at_once_is_waited_for_again(tmp_path: Path) -> None:
+    async def run() -> None:
+        gateway = Gateway(node=1, config=Config(), data_dir=tmp_path, loop=asyncio.get_running_loop())
+        gateway.apply(0, len(RECORDS), RECORDS, False)
+        topic = gateway.image.topic_by_id(ORDERS)
+        assert topic is not None
+        link = gateway.link(topic, 0)
+        asked = asyncio.ensure_future(gateway.ask_partition(ORDERS, 0, lambda epoch: Ping(), 5))
+        await asyncio.sleep(0)
+        link.lane = Silent()  # type: ignore[assignment]
+        gateway.changed()
+        link.lane = None
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not asked.done()
+        link.lane = Silent()  # type: ignore[assignment]
+        gateway.changed()
+        assert await asked == Refused(code=0, reason="reached")
         gateway.close()
 
     asyncio.run(run())
