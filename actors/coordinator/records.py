@@ -1,7 +1,7 @@
 """What a coordinator writes to ``__consumer_offsets``: keys and values, as msgpack.
 
 A key is compacted to its newest value; no value is a tombstone. The bytes are ours, not Kafka's: nobody but a
-coordinator reads them, and tagged structs may grow fields (decision 0003).
+coordinator reads them, and tagged structs may grow fields (decision 0005).
 """
 
 from __future__ import annotations
