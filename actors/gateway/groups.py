@@ -281,7 +281,9 @@ class Groups:
         while deadline.left:
             if not await self._gateway.wait_until(lambda: key in self._indexes, deadline.left):
                 break
-            site = self._indexes[key]
+            site = self._indexes.get(key)
+            if site is None:
+                continue  # it came and went
             lane = await self._lane(site)
             if lane is None:
                 await asyncio.sleep(RETRY_S)

@@ -7,12 +7,25 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from logeion.actors.config import Config
+from logeion.actors.gateway.asking import Deadline
 from logeion.actors.gateway.following import Following
 from logeion.actors.gateway.state import Gateway
 from logeion.actors.lanes import Lane, LaneListener, introduce, socket_path
-from logeion.actors.messages import Hello, PartitionRunning, Ping, Refused
-from tests.actors.gateway_world import ORDERS, RECORDS
+from logeion.actors.messages import (
+    GroupsListed,
+    Hello,
+    IndexRunning,
+    IndexStopped,
+    ListGroups,
+    PartitionRunning,
+    Ping,
+    Refused,
+)
+from logeion.wire.errors import CoordinatorLoadInProgressError
+from tests.actors.gateway_world import INTERNAL, ORDERS, RECORDS
 
 
 def leader(epoch: int) -> Hello:
@@ -105,6 +118,21 @@ def test_a_leader_that_comes_and_goes_at_once_is_waited_for_again(tmp_path: Path
         link.lane = Silent()  # type: ignore[assignment]
         gateway.changed()
         assert await asked == Refused(code=0, reason="reached")
+        gateway.close()
+
+    asyncio.run(run())
+
+
+def test_a_group_index_that_comes_and_goes_at_once_is_waited_for_again(tmp_path: Path) -> None:
+    async def run() -> None:
+        gateway = Gateway(node=1, config=Config(), data_dir=tmp_path, loop=asyncio.get_running_loop())
+        groups = gateway.groups
+        asked = asyncio.ensure_future(groups.ask_index((INTERNAL, 0), ListGroups(), GroupsListed, Deadline(0.2)))
+        await asyncio.sleep(0)
+        groups.node_said(IndexRunning(topic_id=INTERNAL, partition=0, epoch=3, incarnation=5))
+        groups.node_said(IndexStopped(topic_id=INTERNAL, partition=0, incarnation=5))
+        with pytest.raises(CoordinatorLoadInProgressError):
+            await asked
         gateway.close()
 
     asyncio.run(run())
