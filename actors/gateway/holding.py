@@ -22,6 +22,8 @@ class Held(msgspec.Struct, Generic[Work], gc=False):
     idempotent: bool
     acks: int
     hold_ms: int
+    # Whose it is, -1 if nobody's: batches of one producer never overtake each other.
+    producer: int = -1
     number: int = 0
     # Handed to a lane since the last time the partition said that it kept nothing of it.
     sent: bool = False
@@ -101,8 +103,19 @@ class Holding(Generic[Work]):
         return again
 
     def expire(self, now_ms: int) -> list[Held[Work]]:
-        """What was held too long, in order. A batch behind one that expires is not sent before it: it may go on."""
+        """What was held too long, in order, and what its producers have sent since.
+
+        A log that knows nothing of a producer yet takes the first batch it sees of it for its first, wherever its
+        sequence begins; the earlier one would then be refused for good.
+        """
         late = [held for held in self._held.values() if held.until_ms <= now_ms]
+        late.sort(key=lambda held: -held.number)
+        producers = {held.producer: held.number for held in late if held.producer >= 0}
+        late += [
+            held
+            for held in self._held.values()
+            if held.until_ms > now_ms and held.number > producers.get(held.producer, held.number)
+        ]
         for held in late:
             del self._held[held.number]
         return sorted(late, key=lambda held: held.number)

@@ -174,7 +174,7 @@ def produce(gateway: Gateway, exchange: Exchange, request: ProduceRequest) -> No
                 continue
             link = gateway.link(topic, data.index)
             part = Part(call, link, records, response, timeout_ms)
-            idempotent = len(records) >= _PRODUCER_ID_END and _PRODUCER_ID(records, _PRODUCER_ID_AT)[0] >= 0
+            producer = _PRODUCER_ID(records, _PRODUCER_ID_AT)[0] if len(records) >= _PRODUCER_ID_END else -1
             call.remaining += 1
-            link.submit(Held(part, idempotent, acks, hold_ms))
+            link.submit(Held(part, producer >= 0, acks, hold_ms, producer))
     call.part_done()

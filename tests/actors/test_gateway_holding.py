@@ -93,3 +93,16 @@ def test_a_late_answer_of_a_lost_leader_counts_for_nothing() -> None:
     holding.submit(a, 0)
     holding.lost(1)
     assert not holding.answered(a)
+
+
+def test_no_batch_of_a_producer_overtakes_an_earlier_one_that_was_held_too_long() -> None:
+    holding: Holding[str] = Holding()
+    first, second = batch("first", hold_ms=100), batch("second", hold_ms=100)
+    other, third = batch("other", hold_ms=1_000), batch("third", hold_ms=1_000)
+    first.producer = second.producer = third.producer = 7
+    other.producer = 8
+    for held, now in ((first, 0), (other, 10), (third, 20), (second, 90)):
+        holding.submit(held, now)
+    # The log knows nothing of a new producer yet: it would take the second batch for its first.
+    assert names(holding.expire(100)) == ["first", "third", "second"]
+    assert names(holding.serving()) == ["other"]
