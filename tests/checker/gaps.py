@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 from tests.checker.history import Fault
 from tests.checker.tables import Processes, Tables
@@ -14,28 +14,21 @@ from tests.checker.verdict import Finding
 PERCENTILES = (50, 90, 99, 100)
 
 
-class Gap(NamedTuple):
-    """A time without an acknowledgement although a send was waiting for one (or being tried)."""
-
-    start: float
-    end: float
-
-    @property
-    def seconds(self) -> float:
-        return self.end - self.start
+# (start, end): a time without an acknowledgement although a send was waiting for one (or being tried)
+Gap: TypeAlias = "tuple[float, float]"
 
 
 def gaps(tables: Tables) -> list[Gap]:
     """From an acknowledgement, or from the first send asked after it, to the next acknowledgement or last attempt."""
-    acked = sorted(send[3] for send in tables.sends if send[5] == "ok")
+    acked = [entry[0] for entry in tables.acked]
     if not tables.sends:
         return []
-    tries = sorted((send[0], send[3]) for send in tables.sends)
+    tries = [(send[0], send[3]) for send in tables.sends]
     found: list[Gap] = []
     at = 0
     waiting = tries[0][0]
     for t in acked:
-        found.append(Gap(waiting, t))
+        found.append((waiting, t))
         # The next gap starts now if something asked before is still unanswered, else with the next send.
         while at < len(tries) and tries[at][1] <= t:
             at += 1
@@ -43,7 +36,7 @@ def gaps(tables: Tables) -> list[Gap]:
     # The attempts after the last acknowledgement all failed: as long as they went on, the key gave no answer.
     last = max(t_ret for _, t_ret in tries)
     if not acked or last > acked[-1]:
-        found.append(Gap(waiting, last))
+        found.append((waiting, last))
     return found
 
 
@@ -60,37 +53,30 @@ def after_faults(found: list[Gap], faults: list[Fault]) -> dict[int, float]:
     """The longest gap that each fault (by number) may have caused: one that overlaps its time, up to the next fault."""
     longest: dict[int, float] = {}
     starts = [fault.t for fault in faults]
-    for gap in found:
+    for start, end in found if faults else ():
         # The latest fault that began before the gap ended is the one to blame.
-        number = bisect_right(starts, gap.end) - 1
-        if number >= 0 and gap.seconds > longest.get(number, 0.0):
-            longest[number] = gap.seconds
+        number = bisect_right(starts, end) - 1
+        if number >= 0 and end - start > longest.get(number, 0.0):
+            longest[number] = end - start
     return longest
 
 
 def stuck(key: str, found: list[Gap], faults: list[Fault], limit_s: float) -> Iterator[Finding]:
     """Gaps longer than the limit, without the times in which no majority was alive."""
-    for gap in found:
-        if gap.seconds <= limit_s:
+    for start, end in found:
+        if end - start <= limit_s:
             continue
-        excused = sum(
-            max(0.0, min(gap.end, fault.until) - max(gap.start, fault.t)) for fault in faults if not fault.majority
-        )
-        if gap.seconds - excused > limit_s:
-            note = f"no acknowledgement from {gap.start:.3f} to {gap.end:.3f} although asked, a majority alive"
+        excused = sum(max(0.0, min(end, fault.until) - max(start, fault.t)) for fault in faults if not fault.majority)
+        if end - start - excused > limit_s:
+            note = f"no acknowledgement from {start:.3f} to {end:.3f} although asked, a majority alive"
             yield Finding("stuck", key, note)
 
 
 def lags(tables: Tables) -> list[float]:
     """For each poll that got records: how long before it the record after its last one was known to exist."""
-    known: list[tuple[float, int]] = []
-    for send in tables.sends:
-        if send[5] == "ok":
-            known.extend((send[3], offset) for offset, _ in send[6] if offset is not None)
-    known.sort()
     times: list[float] = []
     tops: list[int] = []
-    for t, offset in known:
+    for t, _, offset, _ in tables.acked:
         if not tops or offset > tops[-1]:
             times.append(t)
             tops.append(offset)

@@ -38,7 +38,7 @@ Poll: TypeAlias = "tuple[float, int, int, float, int | str, str, list[list[Any]]
 SENDS, POLLS, ENDS, COMMITS, COMMITTED, FINALS, REPLICAS, SEEKS = range(8)
 # What one shard may hold of the input, in bytes; a decoded operation takes about three times its line.
 SHARD_BYTES = 128 << 20
-SPILL_EVENTS = 200_000
+SPILL_EVENTS = 50_000
 
 
 class HistoryError(Exception):

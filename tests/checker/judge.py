@@ -70,9 +70,8 @@ class Judgement:
 
     def _note(self, tables: Tables, pauses: list[gaps.Gap], finals: list[Any]) -> None:
         key = tables.key
-        acked = sum(len(send[6]) for send in tables.sends if send[5] == "ok")
-        last_ack = max((send[3] for send in tables.sends if send[5] == "ok"), default=None)
-        if last_ack is not None and not any(final[0] >= last_ack for final in finals):
+        acked = sum([len(send[6]) for send in tables.sends if send[5] == "ok"])
+        if tables.acked and not any(final[0] >= tables.acked[-1][0] for final in finals):
             self.unfinished.append(key)
         for number, seconds in gaps.after_faults(pauses, self.faults).items():
             self.fault_gaps[number][key] = round(seconds * 1000, 3)
@@ -80,7 +79,7 @@ class Judgement:
             "acked": acked,
             "read": len(tables.seen),
             "log": len(tables.order),
-            "gap_ms": gaps.percentiles([pause.seconds for pause in pauses]),
+            "gap_ms": gaps.percentiles([end - start for start, end in pauses]),
             "realtime_lag_ms": gaps.percentiles(gaps.lags(tables)),
             "unseen": logs.unseen_series(tables),
         }

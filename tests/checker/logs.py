@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,8 @@ def conflicts(tables: Tables) -> Iterator[Finding]:
     for offset, value, op, at in tables.rebound:
         note = f"acknowledged at {offset}, read at {at}"
         yield Finding("ack-rebind", key, note, (offset, at), (value,), (op,))
+    if not tables.conflicts:
+        return
     acked: dict[int, tuple[Any, int]] = {}
     for send in tables.sends:
         if send[5] == "ok":
@@ -36,7 +39,7 @@ def conflicts(tables: Tables) -> Iterator[Finding]:
 def reads(tables: Tables) -> Iterator[Finding]:
     """phantom, G1a and precommitted-read: values that a poll must not return."""
     key, writer = tables.key, tables.writer
-    suspects = {value for value in tables.read_values if value not in writer or writer[value][5] == "fail"}
+    suspects = (tables.read_values - writer.keys()) | (tables.read_values & tables.failed)
     both = tables.rich & {send[2] for send in tables.sends}
     if not (suspects or both or tables.corrupt):
         return
@@ -62,6 +65,8 @@ def reads(tables: Tables) -> Iterator[Finding]:
 def lost(tables: Tables, *, final: bool) -> Iterator[Finding]:
     """lost-write below what was read, and after a final read every acknowledged value that no poll returned."""
     key, seen, index, last = tables.key, tables.seen, tables.index, tables.last
+    if tables.writer.keys() <= seen.keys():
+        return
     bound = max((index[value] for value in seen), default=-1)
     for send in tables.sends:
         for offset, value in send[6]:
@@ -78,26 +83,22 @@ def lost(tables: Tables, *, final: bool) -> Iterator[Finding]:
 
 def unseen_series(tables: Tables, points: int = 100) -> list[tuple[float, int]]:
     """How many acknowledged values nobody had read yet, after each change: at most ``points`` (time, count)."""
-    changes: list[tuple[float, int]] = []
+    acked: list[float] = []
+    read: list[float] = []
+    seen = tables.seen
     for send in tables.sends:
         if send[5] == "ok":
+            t = send[3]
             for _, value in send[6]:
-                seen = tables.seen.get(value)
-                if seen is None or seen > send[3]:
-                    changes.append((send[3], 1))
-                    if seen is not None:
-                        changes.append((seen, -1))
-    changes.sort()
-    series: list[tuple[float, int]] = []
-    count = 0
-    for t, change in changes:
-        count += change
-        if series and series[-1][0] == t:
-            series[-1] = (t, count)
-        else:
-            series.append((t, count))
-    step = -(-len(series) // points) or 1
-    return series[::step] if not series or (len(series) - 1) % step == 0 else [*series[::step], series[-1]]
+                acked.append(t)
+                if value in seen:
+                    read.append(max(seen[value], t))
+    acked.sort()
+    read.sort()
+    times = sorted(acked + read)
+    step = -(-len(times) // (points - 1)) or 1
+    shown = dict.fromkeys([*times[::step], *times[-1:]])
+    return [(t, bisect_right(acked, t) - bisect_right(read, t)) for t in shown]
 
 
 def ends(tables: Tables, events: tuple[list[Any], ...]) -> Iterator[Finding]:
@@ -108,8 +109,8 @@ def ends(tables: Tables, events: tuple[list[Any], ...]) -> Iterator[Finding]:
         got: set[Any] = set()
         for poll in tables.polls:
             if poll[4] == proc and poll[0] >= t_inv and poll[3] <= t_ret:
-                got.update(value for _, value in poll[6])
-        for send in tables.sends:
+                got.update([value for _, value in poll[6]])
+        for send in () if tables.writer.keys() <= got else tables.sends:
             if send[5] == "ok" and send[3] < t_inv:
                 for offset, value in send[6]:
                     if value in got or (offset is not None and (offset < start or offset in explained)):
@@ -117,7 +118,9 @@ def ends(tables: Tables, events: tuple[list[Any], ...]) -> Iterator[Finding]:
                     note = f"process {proc} read {start} to {end} after this was acknowledged, and did not get it"
                     offsets = () if offset is None else (offset,)
                     yield Finding("missed-tail", key, note, offsets, (value,), (send[2], number))
-        for offset in range(start, end):
+        order = tables.order
+        whole = bisect_left(order, end) - bisect_left(order, start) == end - start
+        for offset in () if whole else range(start, end):
             if offset not in tables.log and offset not in explained:
                 note = f"nothing was written to or read from this offset of {start} to {end}"
                 yield Finding("hole", key, note, (offset,), (), (number,))

@@ -109,24 +109,18 @@ def sends(tables: Tables, processes: Processes) -> Iterator[Finding]:
 def acks(tables: Tables, events: tuple[list[Any], ...]) -> Iterator[Finding]:
     """realtime-order, stale-end and zombie-ack: every question is held against what had been answered before it."""
     key = tables.key
-    answered: list[tuple[float, int, int, int]] = []
+    answered = tables.acked
     leaders: dict[int, tuple[int | str, int]] = {}
-    for send in tables.sends:
-        if send[5] != "ok":
+    at, high, high_op, newest, newest_op = 0, -1, -1, -1, -1
+    for t_inv, _, op, _, _, kind, pairs, epoch, leader in tables.sends:
+        if kind != "ok":
             continue
-        _, _, op, t_ret, _, _, pairs, epoch, leader = send
-        high = max((offset for offset, _ in pairs if offset is not None), default=-1)
-        answered.append((t_ret, op, high, -1 if epoch is None else epoch))
         if epoch is not None and leader is not None:
             other, first = leaders.setdefault(epoch, (leader, op))
             if other != leader:
                 note = f"{other} and {leader} both acknowledged in epoch {epoch}"
-                yield Finding("zombie-ack", key, note, (high,), tuple(v for _, v in pairs), (first, op))
-    answered.sort()
-    at, high, high_op, newest, newest_op = 0, -1, -1, -1, -1
-    for t_inv, _, op, _, _, kind, pairs, epoch, _ in tables.sends:
-        if kind != "ok":
-            continue
+                offsets = tuple(offset for offset, _ in pairs if offset is not None)
+                yield Finding("zombie-ack", key, note, offsets, tuple(value for _, value in pairs), (first, op))
         while at < len(answered) and answered[at][0] < t_inv:
             _, by, offset, age = answered[at]
             if offset > high:

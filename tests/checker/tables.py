@@ -68,6 +68,9 @@ class Tables:
         self.place: dict[Value, int] = {}
         self.places: dict[Value, set[int]] = {}
         self.rebound: list[tuple[int, Value, int, int]] = []
+        self.failed: set[Value] = set()
+        # (t_ret, op, highest offset or -1, epoch or -1) of the acknowledged sends, in the order of their answers
+        self.acked: list[tuple[float, int, int, int]] = []
         self._read_polls()
         self.read_values = set(self.place)
         self._committed = committed
@@ -102,21 +105,30 @@ class Tables:
             self.places.setdefault(value, {at}).add(offset)
 
     def _read_sends(self) -> None:
-        log, place, writer = self.log, self.place, self.writer
+        log, place, writer, acked = self.log, self.place, self.writer, self.acked
         for send in self.sends:
-            kind = send[5]
-            for _, value in send[6]:
+            _, _, op, t_ret, _, kind, pairs, epoch, _ = send
+            for _, value in pairs:
                 writer[value] = send
-            if kind == "fail" or (kind == "info" and not self.committed(send)):
+            if kind == "fail":
+                self.failed.update(value for _, value in pairs)
                 continue
-            for offset, value in send[6]:
+            if kind == "info" and not self.committed(send):
+                continue
+            high = -1
+            for offset, value in pairs:
                 if offset is None:
                     continue
+                if offset > high:
+                    high = offset
                 if log.get(offset) != value or place.get(value) != offset:
                     at = place.get(value)
                     if kind == "ok" and at is not None and offset not in self.places.get(value, (at,)):
-                        self.rebound.append((offset, value, send[2], at))
+                        self.rebound.append((offset, value, op, at))
                     self._put(offset, value)
+            if kind == "ok":
+                acked.append((t_ret, op, high, -1 if epoch is None else epoch))
+        acked.sort()
 
     def committed(self, send: Send) -> bool:
         """Acknowledged, or seen by an ok poll in this key or, for an operation on several keys, in any."""
