@@ -169,7 +169,7 @@ class Host:
 
     def list_actors(self) -> None:
         entries = [
-            m.ActorEntry(actor=one.actor, kind="partition", incarnation=one.incarnation, pid=1)
+            m.ActorEntry(actor=one.actor, kind=one.kind, incarnation=one.incarnation, pid=1)
             for one in self.processes.values()
         ]
         self.step(m.ActorsListed(actors=entries))
@@ -184,7 +184,7 @@ class Host:
             Greeted(
                 hello=m.Hello(
                     actor=actor,
-                    kind="partition",
+                    kind=process.kind,
                     node=1,
                     pid=1,
                     incarnation=process.incarnation,
