@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--operations", type=int, default=200_000)
     parser.add_argument("--keys", type=int, default=16)
-    parser.add_argument("--shard-mb", type=int, default=128)
+    parser.add_argument("--shard-mb", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:

@@ -36,8 +36,8 @@ Send: TypeAlias = "tuple[float, int, int, float, int | str, str, list[list[Any]]
 Poll: TypeAlias = "tuple[float, int, int, float, int | str, str, list[list[Any]], bool, str, int]"
 
 SENDS, POLLS, ENDS, COMMITS, COMMITTED, FINALS, REPLICAS, SEEKS = range(8)
-# What one shard may hold of the input, in bytes; a decoded operation takes about three times its line.
-SHARD_BYTES = 128 << 20
+# What one shard may hold of the input, in bytes; a decoded operation takes about four times its line.
+SHARD_BYTES = 64 << 20
 SPILL_EVENTS = 50_000
 
 

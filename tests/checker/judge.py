@@ -61,7 +61,7 @@ class Judgement:
         found.extend(orders.polls(tables, self.processes, kinds))
         found.extend(orders.sends(tables, self.processes))
         found.extend(orders.acks(tables, kinds))
-        found.extend(members.judge(tables, kinds, self.events.began, self.processes))
+        found.extend(members.judge(tables, kinds, self.events.began))
         pauses = gaps.gaps(tables)
         found.extend(gaps.stuck(key, pauses, self.faults, found.config.stuck_after_s))
         if self.events.rich:

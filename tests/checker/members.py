@@ -8,16 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.checker.history import COMMITS, COMMITTED, FINALS
-from tests.checker.tables import Processes, Tables
+from tests.checker.tables import Tables
 from tests.checker.verdict import Finding
 
 # (t_inv, i, op, t_ret, proc, type, position, group, generation, member, reset)
 Commit = tuple[float, int, int, float, int | str, str, int, str, int, str, bool]
 
 
-def judge(
-    tables: Tables, events: tuple[list[Any], ...], began: dict[int | str, float], processes: Processes
-) -> Iterator[Finding]:
+def judge(tables: Tables, events: tuple[list[Any], ...], began: dict[int | str, float]) -> Iterator[Finding]:
     """All of them, for each group that committed a position of this key."""
     groups: dict[str, list[Commit]] = defaultdict(list)
     for commit in events[COMMITS]:
@@ -36,6 +34,7 @@ def judge(
 def _skips(
     tables: Tables, events: tuple[list[Any], ...], group: str, accepted: list[Commit], read_back: list[Any]
 ) -> Iterator[Finding]:
+    """Members are taken to begin at the log's start where nothing is committed (auto.offset.reset=earliest)."""
     if read_back:
         final = max(read_back, key=lambda entry: float(entry[3]))[5]
     else:

@@ -17,6 +17,7 @@ def polls(tables: Tables, processes: Processes, events: tuple[list[Any], ...]) -
     key, index, doubled = tables.key, tables.index, bool(tables.places)
     # process -> (place, op, value, how often it had chosen keys, when)
     state: dict[int | str, tuple[int, int, Value, int, float]] = {}
+    unchosen = processes.none
     moved: set[int | str] = set()
     seeks: dict[int | str, list[float]] = {}
     for t, _, _, _, proc in events[SEEKS]:
@@ -38,7 +39,7 @@ def polls(tables: Tables, processes: Processes, events: tuple[list[Any], ...]) -
             before = place
         if before < 0:
             continue
-        choices = processes.count(proc, t_inv)
+        choices = 0 if unchosen else processes.count(proc, t_inv)
         last = state.get(proc)
         if last is not None and first != last[0] + 1:
             sought = proc in seeks and any(last[4] <= t <= t_inv for t in seeks[proc])
@@ -46,7 +47,8 @@ def polls(tables: Tables, processes: Processes, events: tuple[list[Any], ...]) -
                 yield _jump("", tables, last[0], first, (last[1], op), _traits(processes, proc, t_inv, moved))
         if kind == "ok":
             state[proc] = (before, op, tables.log[tables.order[before]], choices, t_inv)
-            moved.discard(proc)
+            if moved:
+                moved.discard(proc)
 
 
 def _traits(processes: Processes, proc: int | str, t: float, moved: set[int | str]) -> frozenset[str]:
@@ -74,6 +76,7 @@ def _jump(
 def sends(tables: Tables, processes: Processes) -> Iterator[Finding]:
     """int-send-skip, int-nonmonotonic-send and nonmonotonic-send."""
     key, index, order = tables.key, tables.index, tables.order
+    unchosen = processes.none
     # process -> (place, op, value, how often it had chosen keys)
     state: dict[int | str, tuple[int, int, Value, int]] = {}
     for t_inv, _, op, _, proc, kind, pairs, _, _ in tables.sends:
@@ -95,7 +98,7 @@ def sends(tables: Tables, processes: Processes) -> Iterator[Finding]:
             before = place
         if before < 0:
             continue
-        choices = processes.count(proc, t_inv)
+        choices = 0 if unchosen else processes.count(proc, t_inv)
         last = state.get(proc)
         if last is not None and first <= last[0]:
             traits = frozenset({"reassigned"}) if choices != last[3] else NO_TRAITS

@@ -19,8 +19,9 @@ class Processes:
             times.append(entry.t)
             entries.append(entry)
 
-    def chose(self, proc: int | str) -> bool:
-        return proc in self._of
+    @property
+    def none(self) -> bool:
+        return not self._of
 
     def count(self, proc: int | str, t: float) -> int:
         """How often the process had chosen keys by ``t``."""

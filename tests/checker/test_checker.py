@@ -89,7 +89,7 @@ def test_the_two_readings_differ_where_the_specification_says() -> None:
     assert bad("poll-skip", sure, "subscribe", "rebalanced") == (False, False)
     assert bad("int-poll-skip", sure, "rebalanced") == (False, False)
     assert bad("nonmonotonic-send", sure, "reassigned") == (True, False)
-    for name in ("ack-rebind", "lost-write", "unseen", "missed-tail", "zombie-ack", "realtime-order"):
+    for name in ("ack-rebind", "lost-write", "unseen", "missed-tail", "zombie-ack", "realtime-order", "stale-end"):
         assert bad(name, weak) == (False, False), name
     assert bad("duplicate", weak) == (True, True) and bad("duplicate", no_idempotence) == (False, False)
     assert bad("nonmonotonic-send", no_idempotence) == (False, False)
