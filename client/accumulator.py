@@ -96,6 +96,7 @@ class Accumulator:
         self.in_flight_max = in_flight_max if idempotent else 1
         self.request_bytes_max = request_bytes_max
         self.used = 0
+        self.records = 0
         self.producer_id = -1
         self.producer_epoch = -1
         self.gap = False
@@ -135,6 +136,7 @@ class Accumulator:
         batch.entries.append((timestamp_ms, key, value, headers))
         batch.size += size
         self.used += size
+        self.records += 1
         return batch, len(batch.entries) - 1, closed
 
     def close_batches(self, now: float, *, flush: bool = False) -> None:
@@ -306,6 +308,7 @@ class Accumulator:
             self._numbered -= 1
         batch.done = True
         self.used -= batch.size - BATCH_OVERHEAD
+        self.records -= len(batch.entries)
         batch.entries = []
         batch.encoded = None
         for callback in batch.callbacks:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Unpack
+
+from logeion.wire.errors import ConfigError
 
 from .admin import Admin
 from .cluster import Cluster
 from .consumer import Consumer
 from .producer import Producer
+from .settings import ClientSettings, FetchSettings, ProducerSettings, checked, cluster_settings
 
 
 class Client:
@@ -28,18 +32,31 @@ class Client:
     async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
         await self.cluster.close()
 
-    def producer(self, **settings: Any) -> Producer:
-        """See ``Producer`` for the settings."""
-        return Producer(self.cluster, **settings)
+    def producer(self, *, config: Mapping[str, Any] | None = None, **settings: Unpack[ProducerSettings]) -> Producer:
+        """See ``Producer`` for the settings; ``config`` takes them by Kafka's dotted names. Raises ConfigError."""
+        return Producer(self.cluster, **checked(ProducerSettings, settings, config))
 
-    def consumer(self, **settings: Any) -> Consumer:
-        """See ``Consumer`` for the settings."""
-        return Consumer(self.cluster, **settings)
+    def consumer(self, *, config: Mapping[str, Any] | None = None, **settings: Unpack[FetchSettings]) -> Consumer:
+        """Reads partitions of the caller's choice; see ``Consumer`` for the settings. Raises ConfigError."""
+        return Consumer(self.cluster, **checked(FetchSettings, settings, config))
 
 
-def connect(bootstrap: str = "localhost:9092", **settings: Any) -> Client:
-    """A client of the cluster that these brokers (``host:port,…``) belong to; see ``Cluster`` for the settings.
+def connect(
+    bootstrap: str | None = None, *, config: Mapping[str, Any] | None = None, **settings: Unpack[ClientSettings]
+) -> Client:
+    """A client of the cluster that these brokers (``host:port,…``; default localhost:9092) belong to.
 
-    Connects when entered by ``async with``, which raises ConnectError if nobody answers.
+    Connects when entered by ``async with``, which raises ConnectError if nobody answers. Raises ConfigError.
     """
-    return Client(Cluster(bootstrap, **settings))
+    return Client(cluster_of(bootstrap, config, settings))
+
+
+def cluster_of(bootstrap: str | None, config: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Cluster:
+    """Not connected yet. Raises ConfigError."""
+    taken = checked(ClientSettings, settings, config)
+    if bootstrap is not None:
+        if "bootstrap_servers" in taken:
+            raise ConfigError("the brokers are named twice: as the first argument and as bootstrap_servers")
+        taken["bootstrap_servers"] = bootstrap
+    addresses, options = cluster_settings(taken)
+    return Cluster(addresses, **options)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast, overload
 
 from logeion.wire.apis import (
     InitProducerIdRequest,
@@ -21,68 +21,23 @@ from logeion.wire.errors import ConfigError, KafkaError, LogeionError, UnknownTo
 from .accumulator import Accumulator, Batch, Slot
 from .cluster import Cluster
 from .connection import Connection
+from .deliveries import Delivery as Delivery
+from .deliveries import RecordMetadata as RecordMetadata
+from .deliveries import as_bytes
 from .errors import BufferFullError, ClosedError, ConnectionLostError, DeadlineError
 from .partitioner import Partitioner, Sticky, by_crc32, by_murmur2
+from .record_bytes import size_bound
 from .retries import advise, backoff_s
+from .topics import Topic
+
+K = TypeVar("K")
+V = TypeVar("V")
+Headers = Sequence[tuple[str, bytes | None]]
 
 PRODUCE, INIT_PRODUCER_ID = 0, 22
 ACKS = {"all": -1, -1: -1, 1: 1, 0: 0}
 PARTITIONERS: dict[str, Partitioner] = {"murmur2": by_murmur2, "crc32": by_crc32}
 REQUESTS_IN_FLIGHT = 5
-
-
-class RecordMetadata(NamedTuple):
-    """Where a record stands: ``offset`` is -1 when nobody knows (acks=0, or a duplicate the broker has forgotten);
-    ``timestamp_ms`` is the broker's for a topic of LogAppendTime."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
-
-
-class Delivery:
-    """A record that was given to a producer: awaitable, with the RecordMetadata or the error as its result."""
-
-    __slots__ = ("_batch", "_index", "_timestamp_ms")
-
-    def __init__(self, batch: Batch, index: int, timestamp_ms: int) -> None:
-        self._batch = batch
-        self._index = index
-        self._timestamp_ms = timestamp_ms
-
-    def done(self) -> bool:
-        """Whether its fate is known."""
-        return self._batch.done
-
-    def exception(self) -> LogeionError | None:
-        """What became of it: None for success, or not yet."""
-        return self._batch.error
-
-    def result(self) -> RecordMetadata:
-        """Raises its error; asyncio.InvalidStateError before it is done."""
-        batch = self._batch
-        if not batch.done:
-            raise asyncio.InvalidStateError("the record is not acknowledged yet")
-        if batch.error is not None:
-            raise batch.error
-        offset = batch.base_offset + self._index if batch.base_offset >= 0 else -1
-        stamp = batch.log_append_time_ms if batch.log_append_time_ms >= 0 else self._timestamp_ms
-        return RecordMetadata(batch.topic, batch.partition, offset, stamp)
-
-    def add_done_callback(self, callback: Callable[[Delivery], object]) -> None:
-        """Calls it with this delivery once it is done; at once if it is."""
-        if self._batch.done:
-            callback(self)
-        else:
-            self._batch.callbacks.append(lambda _: callback(self))
-
-    def __await__(self) -> Generator[Any, None, RecordMetadata]:
-        if not self._batch.done:
-            arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._batch.callbacks.append(lambda _: None if arrived.done() else arrived.set_result(None))
-            yield from arrived.__await__()
-        return self.result()
 
 
 class Producer:
@@ -107,6 +62,8 @@ class Producer:
         request_timeout_ms: int = 30_000,
         max_block_ms: int = 60_000,
         partitioner: str | Partitioner = "murmur2",
+        key_serializer: Callable[[Any], bytes | None] | None = None,
+        value_serializer: Callable[[Any], bytes | None] | None = None,
     ) -> None:
         """Sizes in bytes, times in milliseconds. Raises ConfigError."""
         if acks not in ACKS:
@@ -122,7 +79,9 @@ class Producer:
         self._partitioner = PARTITIONERS[partitioner] if isinstance(partitioner, str) else partitioner
         self._cluster = cluster
         self._request_timeout_s = request_timeout_ms / 1000
-        self._max_block_s = max_block_ms / 1000
+        self.max_block_s = max_block_ms / 1000
+        self._key_serializer = key_serializer
+        self._value_serializer = value_serializer
         self._sticky = Sticky()
         self._partitions: dict[str, int] = {}
         self._accumulator = Accumulator(
@@ -163,45 +122,108 @@ class Producer:
                 raise UnknownTopicOrPartitionError(f"topic {topic!r} has no partitions yet")
             return len(info.partitions)
 
-        count: int = await self._cluster.retrying(known, what=f"metadata of {topic!r}", deadline_s=self._max_block_s)
+        count: int = await self._cluster.retrying(known, what=f"metadata of {topic!r}", deadline_s=self.max_block_s)
         self._partitions[topic] = count
         return count
 
+    @overload
     async def send(
         self,
         topic: str,
-        value: bytes | None = None,
-        key: bytes | None = None,
+        value: Any = None,
+        key: Any = None,
         *,
-        headers: Sequence[tuple[str, bytes | None]] = (),
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> RecordMetadata: ...
+
+    @overload
+    async def send(
+        self,
+        topic: Topic[K, V],
+        value: V | None = None,
+        key: K | None = None,
+        *,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> RecordMetadata: ...
+
+    async def send(
+        self,
+        topic: Any,
+        value: Any = None,
+        key: Any = None,
+        *,
+        headers: Headers = (),
         partition: int | None = None,
         timestamp_ms: int | None = None,
     ) -> RecordMetadata:
         """Publishes one record and waits until it is acknowledged; for throughput see ``send_nowait``.
 
+        A topic named by a str takes bytes (or what the serializers take), a ``Topic`` what it says.
         Waits at most ``max_block_ms`` for metadata or room. Raises KafkaError, DeadlineError, BufferFullError.
         """
+        topic, value, key = self.encoded(topic, value, key)
         if topic not in self._partitions:
             await self.prepare(topic)
-        async with asyncio.timeout(self._max_block_s) as limit:
-            while True:
-                try:
-                    delivery = self.send_nowait(
-                        topic, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms
-                    )
-                    break
-                except BufferFullError:
-                    await self.room()
-            limit.reschedule(None)
+        full: BufferFullError | None = None
+        try:
+            async with asyncio.timeout(self.max_block_s):
+                while True:
+                    try:
+                        delivery = self.give(topic, value, key, headers, partition, timestamp_ms)
+                        break
+                    except BufferFullError as error:
+                        full = error
+                        await self.room(size_bound(key, value, headers))
+        except TimeoutError:
+            assert full is not None
+            raise full from None
         return await delivery
 
+    def encoded(self, topic: Any, value: Any, key: Any) -> tuple[str, bytes | None, bytes | None]:
+        """(topic's name, value, key) as they go out. Raises what the serializers or the topic's codec raise."""
+        if isinstance(topic, Topic):
+            return topic.name, *topic.encode(value, key)
+        if self._value_serializer is not None:
+            value = self._value_serializer(value)
+        if self._key_serializer is not None:
+            key = self._key_serializer(key)
+        return topic, as_bytes(value), as_bytes(key)
+
+    @overload
     def send_nowait(
         self,
         topic: str,
-        value: bytes | None = None,
-        key: bytes | None = None,
+        value: Any = None,
+        key: Any = None,
         *,
-        headers: Sequence[tuple[str, bytes | None]] = (),
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> Delivery: ...
+
+    @overload
+    def send_nowait(
+        self,
+        topic: Topic[K, V],
+        value: V | None = None,
+        key: K | None = None,
+        *,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> Delivery: ...
+
+    def send_nowait(
+        self,
+        topic: Any,
+        value: Any = None,
+        key: Any = None,
+        *,
+        headers: Headers = (),
         partition: int | None = None,
         timestamp_ms: int | None = None,
     ) -> Delivery:
@@ -209,6 +231,19 @@ class Producer:
 
         Raises BufferFullError (await ``room()`` and try again), UnknownTopicOrPartitionError, ClosedError.
         """
+        topic, value, key = self.encoded(topic, value, key)
+        return self.give(topic, value, key, headers, partition, timestamp_ms)
+
+    def give(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        headers: Headers,
+        partition: int | None,
+        timestamp_ms: int | None,
+    ) -> Delivery:
+        """``send_nowait`` for what is bytes already."""
         count = self._partitions.get(topic)
         if count is None:
             raise UnknownTopicOrPartitionError(f"topic {topic!r} is not prepared: await producer.prepare({topic!r})")
@@ -229,13 +264,19 @@ class Producer:
         return Delivery(batch, index, stamp)
 
     @property
+    def unacknowledged(self) -> int:
+        """Records that were taken and whose fate is not known."""
+        return self._accumulator.records
+
+    @property
     def has_room(self) -> bool:
         """Whether another record will be taken: less than the buffer waits for acknowledgement."""
         return self._accumulator.used < self._accumulator.buffer_bytes
 
-    async def room(self) -> None:
-        """Until some of what fills the buffer is settled."""
-        if self._accumulator.used < self._accumulator.buffer_bytes // 2:
+    async def room(self, size: int = 0) -> None:
+        """Until some of what fills the buffer is settled, and ``size`` bytes fit."""
+        used, limit = self._accumulator.used, self._accumulator.buffer_bytes
+        if not used or (used < limit // 2 and used + size <= limit):
             return
         waiter = self._loop.create_future()
         self._room.append(waiter)
@@ -284,7 +325,7 @@ class Producer:
         accumulator = self._accumulator
         while True:
             now = self._loop.time()
-            accumulator.close_batches(now)
+            accumulator.close_batches(now, flush=bool(self._room))  # who waits for room need not linger
             if accumulator.expire(now):
                 self._release()
             if accumulator.needs_producer_id and not accumulator.empty:

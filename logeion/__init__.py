@@ -12,6 +12,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import aio as aio
     from . import errors as errors
+    from .client import RecordMetadata as RecordMetadata
+    from .client import Start as Start
+    from .client import TopicPartition as TopicPartition
+    from .client.sync import Admin as Admin
+    from .client.sync import Client as Client
+    from .client.sync import Producer as Producer
+    from .client.sync import connect as connect
+    from .client.topics import DecodeError as DecodeError
+    from .client.topics import Record as Record
+    from .client.topics import Topic as Topic
     from .errors import ConfigError as ConfigError
     from .errors import KafkaError as KafkaError
     from .errors import LogeionError as LogeionError
@@ -21,6 +31,16 @@ if TYPE_CHECKING:
 # Public name -> the module that defines it; the name of a module stands for itself.
 _HOMES = {
     "aio": "logeion.aio",
+    "Admin": "logeion.client.sync",
+    "Client": "logeion.client.sync",
+    "Producer": "logeion.client.sync",
+    "connect": "logeion.client.sync",
+    "RecordMetadata": "logeion.client",
+    "Start": "logeion.client",
+    "TopicPartition": "logeion.client",
+    "DecodeError": "logeion.client.topics",
+    "Record": "logeion.client.topics",
+    "Topic": "logeion.client.topics",
     "ConfigError": "logeion.errors",
     "KafkaError": "logeion.errors",
     "LogeionError": "logeion.errors",
@@ -29,7 +49,25 @@ _HOMES = {
     "errors": "logeion.errors",
 }
 
-__all__ = ["ConfigError", "KafkaError", "LogeionError", "StorageError", "WireError", "aio", "errors"]
+__all__ = [
+    "Admin",
+    "Client",
+    "ConfigError",
+    "DecodeError",
+    "KafkaError",
+    "LogeionError",
+    "Producer",
+    "Record",
+    "RecordMetadata",
+    "Start",
+    "StorageError",
+    "Topic",
+    "TopicPartition",
+    "WireError",
+    "aio",
+    "connect",
+    "errors",
+]
 
 
 def __getattr__(name: str) -> object:

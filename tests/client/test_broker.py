@@ -40,7 +40,7 @@ def run(bootstrap: str, work: Callable[[Client, str], Awaitable[None]]) -> None:
     """Runs ``work`` with a client and the name of a topic that nobody else uses."""
 
     async def main() -> None:
-        async with connect(bootstrap, deadline_s=20.0) as client:
+        async with connect(bootstrap, default_api_timeout_ms=20_000) as client:
             await work(client, f"t-{uuid.uuid4().hex[:12]}")
 
     asyncio.run(asyncio.wait_for(main(), 50))

@@ -1,0 +1,348 @@
+"""Publishing from ordinary code: ``send`` puts a record on a bounded stage, the background loop takes it from there."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
+from typing import Any, NamedTuple, TypeVar, Unpack, overload
+
+from logeion.wire.errors import LogeionError
+
+from .background import Background, closed, log, opened
+from .cluster import Cluster
+from .deliveries import Delivery, RecordMetadata
+from .errors import BufferFullError, ClosedError
+from .producer import Headers
+from .producer import Producer as Core
+from .record_bytes import size_bound
+from .settings import ProducerSettings, checked
+from .topics import Topic
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+STAGE_BYTES = 1024 * 1024
+STAGE_S = 0.001
+
+
+class SendFuture:
+    """What becomes of one record. Callbacks run on the client's own thread: they must not wait for the client."""
+
+    __slots__ = ("_delivery", "_error", "_producer", "_waiting")
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+        self._delivery: Delivery | None = None
+        self._error: BaseException | None = None
+        self._waiting: list[Callable[[], object]] = []
+
+    def done(self) -> bool:
+        """Whether its fate is known."""
+        return self._error is not None or (self._delivery is not None and self._delivery.done())
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What went wrong, None for success; waits for it ``timeout`` seconds (None: as long as it takes).
+
+        Raises TimeoutError.
+        """
+        if not self.done():
+            self._producer.await_future(self, timeout)
+        if self._error is not None:
+            return self._error
+        assert self._delivery is not None
+        return self._delivery.exception()
+
+    def result(self, timeout: float | None = None) -> RecordMetadata:
+        """Waits, then where the record stands. Raises its error, or TimeoutError after ``timeout`` seconds."""
+        error = self.exception(timeout)
+        if error is not None:
+            raise error
+        assert self._delivery is not None
+        return self._delivery.result()
+
+    get = result
+
+    def succeeded(self) -> bool:
+        """Whether it is acknowledged by now."""
+        return self.done() and self.exception() is None
+
+    def add_callback(self, callback: Callable[..., object], *args: Any) -> SendFuture:
+        """Calls ``callback(*args, RecordMetadata)`` once it is acknowledged; at once if it is."""
+
+        def tell() -> None:
+            if self.exception() is None:
+                _told(lambda: callback(*args, self.result()))
+
+        return self._watch(tell)
+
+    def add_errback(self, callback: Callable[..., object], *args: Any) -> SendFuture:
+        """Calls ``callback(*args, error)`` if it fails."""
+
+        def tell() -> None:
+            error = self.exception()
+            if error is not None:
+                _told(lambda: callback(*args, error))
+
+        return self._watch(tell)
+
+    def _watch(self, tell: Callable[[], object]) -> SendFuture:
+        self._producer.background.loop.call_soon_threadsafe(self.attach, tell)
+        return self
+
+    # On the background loop only
+
+    def attach(self, tell: Callable[[], object]) -> None:
+        """Calls it once the record's fate is known."""
+        if self._delivery is not None:
+            self._delivery.add_done_callback(lambda _: tell())
+        elif self._error is not None:
+            tell()
+        else:
+            self._waiting.append(tell)
+
+    def given(self, delivery: Delivery) -> None:
+        """The producer took the record."""
+        self._delivery = delivery
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for tell in waiting:
+                self.attach(tell)
+
+    def refused(self, error: BaseException) -> None:
+        """It did not."""
+        self._error = error
+        waiting, self._waiting = self._waiting, []
+        for tell in waiting:
+            tell()
+
+
+def _told(call: Callable[[], object]) -> None:
+    """A callback's mistake is its own: the loop that sends reports it and goes on."""
+    asyncio.get_running_loop().call_soon(call)
+
+
+class _Staged(NamedTuple):
+    future: SendFuture
+    topic: str
+    value: bytes | None
+    key: bytes | None
+    headers: Headers
+    partition: int | None
+    timestamp_ms: int
+    size: int
+
+
+class Producer:
+    """Publishes records; made by ``Client.producer``. Leaving its ``with`` flushes, so does the interpreter's exit.
+
+    Idempotent with acks="all" unless told otherwise. May be used by several threads at once.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        background: Background,
+        config: Mapping[str, Any] | None = None,
+        **settings: Unpack[ProducerSettings],
+    ) -> None:
+        self.background = background
+        taken = checked(ProducerSettings, settings, config)
+        buffer = taken.get("buffer_memory", 32 * 1024 * 1024)
+        self._stage_limit = min(STAGE_BYTES, max(buffer // 4, 1))
+        taken["buffer_memory"] = max(buffer - self._stage_limit, 1)
+        self._core = background.run(_start(cluster, taken))
+        self._stage: deque[_Staged] = deque()
+        self._staged_bytes = 0
+        self._scheduled = False
+        self._room = threading.Condition()
+        self._topics: set[str] = set()
+        self._drainer: asyncio.Task[None] | None = None
+        self._closed = False
+        opened(self)
+
+    def __enter__(self) -> Producer:
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self.close()
+
+    @overload
+    def send(
+        self,
+        topic: str,
+        value: Any = None,
+        key: Any = None,
+        *,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> SendFuture: ...
+
+    @overload
+    def send(
+        self,
+        topic: Topic[K, V],
+        value: V | None = None,
+        key: K | None = None,
+        *,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> SendFuture: ...
+
+    def send(
+        self,
+        topic: Any,
+        value: Any = None,
+        key: Any = None,
+        *,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> SendFuture:
+        """Hands over one record and returns what will become of it.
+
+        Blocks at most ``max_block_ms`` for the topic's metadata (once) and for room, then raises KafkaError,
+        DeadlineError or BufferFullError; the record was not taken then. Raises TypeError for a value that is not the
+        topic's, ClosedError after ``close``.
+        """
+        name, data, key_data = self._core.encoded(topic, value, key)
+        if name not in self._topics:
+            self.background.run(self._core.prepare(name))
+            self._topics.add(name)
+        stamp = time.time_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms
+        size = size_bound(key_data, data, headers)
+        future = SendFuture(self)
+        with self._room:
+            if self._closed:
+                raise ClosedError("the producer was closed")
+            if self._staged_bytes and self._staged_bytes + size > self._stage_limit:
+                self._wait_for_room(size)
+            self._stage.append(_Staged(future, name, data, key_data, headers, partition, stamp, size))
+            self._staged_bytes += size
+            if not self._scheduled:
+                self._scheduled = True
+                self.background.loop.call_soon_threadsafe(self._soon)
+        return future
+
+    def _wait_for_room(self, size: int) -> None:
+        self.background.loop.call_soon_threadsafe(self._drain)
+        limit = self._core.max_block_s
+        if threading.current_thread() is self.background.thread:
+            limit = 0.0  # a callback sends: the loop cannot wait for itself
+
+        def room() -> bool:
+            return self._closed or not self._staged_bytes or self._staged_bytes + size <= self._stage_limit
+
+        if not self._room.wait_for(room, limit):
+            raise BufferFullError(
+                f"no room for another record within {limit:g} s (max_block_ms): "
+                "as much as buffer_memory allows is not acknowledged",
+                "see whether the brokers answer; allow more with buffer_memory",
+            )
+        if self._closed:
+            raise ClosedError("the producer was closed")
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Until everything sent before is settled, one way or the other. Raises TimeoutError after these seconds."""
+        self.background.run(self._flush(), timeout)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Flushes, at most ``timeout`` seconds, and ends it. What is not acknowledged then fails with ClosedError."""
+        with self._room:
+            if self._closed:
+                return
+        try:
+            self.flush(timeout)
+        except TimeoutError:
+            log.warning("a producer was closed with %s", self._unsent())
+        finally:
+            with self._room:
+                self._closed = True
+                self._room.notify_all()
+            closed(self)
+            self.background.run(self._end())
+
+    def close_at_exit(self, timeout_s: float) -> None:
+        """The interpreter exits: send what there is, and say what could not be sent."""
+        try:
+            self.close(timeout_s)
+        except (LogeionError, CancelledError) as error:
+            log.warning("a producer could not be closed at exit: %s", error)
+
+    def _unsent(self) -> str:
+        waiting = len(self._stage) + self._core.unacknowledged
+        return f"{waiting} records that were not acknowledged: they may be lost"
+
+    def await_future(self, future: SendFuture, timeout: float | None) -> None:
+        """Until its fate is known. Raises TimeoutError."""
+        if threading.current_thread() is self.background.thread:
+            raise ClosedError("a callback of the client waits for the client", "use add_callback, or another thread")
+        known = threading.Event()
+        loop = self.background.loop
+        loop.call_soon_threadsafe(self._drain)
+        loop.call_soon_threadsafe(future.attach, known.set)
+        if not known.wait(timeout):
+            raise TimeoutError(f"the record is not acknowledged within {timeout:g} s")
+
+    # On the background loop only
+
+    def _soon(self) -> None:
+        self.background.loop.call_later(STAGE_S, self._drain)
+
+    def _drain(self) -> None:
+        if self._drainer is None:
+            self._give()
+            if self._stage:
+                self._drainer = self.background.loop.create_task(self._give_when_there_is_room())
+
+    def _give(self) -> None:
+        """Gives the producer what is staged, as long as it has room."""
+        core, stage = self._core, self._stage
+        freed = 0
+        while stage:
+            future, topic, value, key, headers, partition, stamp, size = stage[0]
+            try:
+                future.given(core.give(topic, value, key, headers, partition, stamp))
+            except BufferFullError:
+                break
+            except (LogeionError, ValueError, TypeError, OverflowError) as error:
+                future.refused(error)
+            stage.popleft()
+            freed += size
+        with self._room:
+            self._staged_bytes -= freed
+            self._scheduled = bool(stage)
+            if freed:
+                self._room.notify_all()
+
+    async def _give_when_there_is_room(self) -> None:
+        try:
+            while self._stage:
+                await self._core.room(self._stage[0].size)
+                self._give()
+        finally:
+            self._drainer = None
+
+    async def _flush(self) -> None:
+        while True:
+            self._drain()
+            await self._core.flush()
+            if not self._stage:
+                return
+            await asyncio.sleep(0)
+
+    async def _end(self) -> None:
+        if self._drainer is not None:
+            self._drainer.cancel()
+        await self._core.close(flush=False)
+        while self._stage:
+            self._stage.popleft().future.refused(ClosedError("the producer was closed before this record was sent"))
+
+
+async def _start(cluster: Cluster, settings: dict[str, Any]) -> Core:
+    return await Core(cluster, **settings).__aenter__()
