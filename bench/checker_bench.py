@@ -71,7 +71,7 @@ def main() -> None:
         write(path, arguments.operations, arguments.keys)
         command = [sys.executable, "-m", "tests.checker", str(path), "--out", str(out)]
         command += ["--shard-mb", str(arguments.shard_mb)]
-        rates = []
+        rates, cpu_rates = [], []
         for _ in range(arguments.rounds):
             child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
             _, status, usage = os.wait4(child.pid, 0)
@@ -80,10 +80,13 @@ def main() -> None:
             if verdict["valid"] is not True:
                 raise SystemExit(f"a clean history was judged {verdict['valid']}: {verdict['found']}")
             rates.append(verdict["operations_per_s"])
+            cpu_rates.append(round(verdict["operations"] / (usage.ru_utime + usage.ru_stime)))
         rates.sort()
+        cpu_rates.sort()
         print(
             f"{verdict['operations']} operations of {path.stat().st_size / 1e6:.0f} MB on {arguments.keys} keys, "
             f"shards of {arguments.shard_mb} MB: median {rates[len(rates) // 2]} operations/s of {rates}, "
+            f"{cpu_rates[len(rates) // 2]} a second of processor time with start and report, "
             f"peak {usage.ru_maxrss / 1024:.0f} MB, load {os.getloadavg()[0]:.1f}"
         )
 
