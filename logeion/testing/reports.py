@@ -1,0 +1,35 @@
+"""What is attached to the report of a failed test: the broker's log, the topics' last records, the actors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .running import Broker
+
+RECORDS_SHOWN = 10
+COLUMNS = ("id", "kind", "pid", "epoch", "state", "restarts")
+
+
+def sections(broker: Broker, log_at: int) -> list[tuple[str, str]]:
+    """(title, text) of each; the log from byte ``log_at`` on. What cannot be had says why in its text."""
+    return [
+        ("logeion broker log", broker.log_text(log_at) or "(nothing since the test began)"),
+        ("logeion topics", broker.dump(RECORDS_SHOWN)),
+        ("logeion actors", _tree(broker)),
+    ]
+
+
+def _tree(broker: Broker) -> str:
+    try:
+        actors = broker.actors()
+    except OSError as error:
+        return f"(not to be had: {error})"
+    rows = [COLUMNS, *(tuple(_cell(actor.get(column)) for column in COLUMNS) for actor in actors)]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(COLUMNS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else str(value)
