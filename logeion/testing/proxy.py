@@ -206,7 +206,7 @@ class Passage:
 
 
 async def _frame(reader: asyncio.StreamReader) -> bytes:
-    """The next frame without its length. Raises IncompleteReadError; ConnectionAbortedError if it is none of Kafka's."""
+    """The next frame without its length. Raises IncompleteReadError; ConnectionAbortedError if none of Kafka's."""
     (size,) = _LENGTH.unpack(await reader.readexactly(4))
     if not _LENGTH.size <= size <= FRAME_MAX:
         raise ConnectionAbortedError
