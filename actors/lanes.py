@@ -121,6 +121,8 @@ class Lane:
         self.peer: Hello | None = None
         self.on_message: OnMessage = _unexpected
         self.on_closed: OnClosed | None = on_closed
+        # Set where requests are parked at the peer, and those behind them must not wait; 0 is REQUESTS_MAX.
+        self.requests_max = 0
         self._on_lane = on_lane
         self._calls: dict[int, _Call] = {}
         self._queue: deque[tuple[_Call, list[Buffer], Callable[[], None] | None]] = deque()
@@ -213,7 +215,9 @@ class Lane:
         self._stream.close(reason)
 
     def _fits(self, call: _Call) -> bool:
-        return self._requests < REQUESTS_MAX and (self._flight == 0 or self._flight + call.size <= BYTES_MAX)
+        if self._requests >= (self.requests_max or REQUESTS_MAX):
+            return False
+        return self._flight == 0 or self._flight + call.size <= BYTES_MAX
 
     def _send(self, call: _Call, buffers: list[Buffer], on_sent: Callable[[], None] | None) -> None:
         call.sent = True

@@ -44,6 +44,8 @@ START_S = 5.0
 REMIND_S = 0.5
 RETRY_S = 0.005
 CREATION_S = 10.0
+# Members that join are parked at their Coordinator until all have come; the last of them must not wait behind them.
+PARKED_MAX = 50_000
 
 # Kafka's settings of the topic; a group's records are one batch, which may be as large as a client's request.
 OFFSETS_CONFIGS: dict[str, str | None] = {
@@ -143,6 +145,7 @@ class Groups:
         if site.leaving or lane.peer.incarnation != site.incarnation:
             lane.close("not the coordinator that was dialled")
             return None
+        lane.requests_max = PARKED_MAX
         site.lane = lane
         return lane
 
