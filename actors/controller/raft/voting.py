@@ -1,0 +1,98 @@
+"""Elections: who asks, who grants, who wins (paper 5.2, 5.4.1; pre-vote: thesis 9.6)."""
+
+from __future__ import annotations
+
+from . import leading
+from .effects import Effects, send
+from .messages import AskVote, VoteAnswered
+from .roles import Candidate, Follower, Leader, PreCandidate
+from .state import Voter
+
+
+def campaign(voter: Voter, now: float, out: Effects) -> None:
+    """No leader is heard: ask whether anybody would vote for us."""
+    if voter.me not in voter.log.voters:
+        voter.follow(voter.term, None, now)
+        return
+    if not voter.peers:
+        stand(voter, now, out)
+        return
+    voter.role = PreCandidate({voter.me}, now + voter.election_timeout())
+    _ask(voter, voter.term + 1, True, out)
+
+
+def stand(voter: Voter, now: float, out: Effects) -> None:
+    """Take a new term and vote for ourselves in it."""
+    voter.term += 1
+    voter.voted_for = voter.me
+    voter.role = Candidate({voter.me}, now + voter.election_timeout())
+    if voter.is_majority({voter.me}):
+        leading.begin(voter, now, out)
+    else:
+        _ask(voter, voter.term, False, out)
+
+
+def asked(voter: Voter, message: AskVote, now: float, out: Effects) -> None:
+    """Grant or refuse.
+
+    Who hears a leader refuses, and does not even take the higher term: the leader's lease rests on that. A leader
+    refuses while it is one; check-quorum ends that if it has lost the others.
+    """
+    if hears_leader(voter, now):
+        granted = False
+    elif message.pre:
+        granted = message.term > voter.term and is_fresh(voter, message)
+    else:
+        if message.term > voter.term:
+            voter.follow(message.term, None, now)
+        granted = (
+            message.term == voter.term
+            and isinstance(voter.role, Follower | PreCandidate)
+            and voter.voted_for in (None, message.voter)
+            and is_fresh(voter, message)
+        )
+        if granted:
+            voter.voted_for = message.voter
+            voter.follow(voter.term, None, now)
+    answer = VoteAnswered(term=voter.term, voter=voter.me, pre=message.pre, asked=message.term, granted=granted)
+    send(out.after, message.voter, answer)
+
+
+def hears_leader(voter: Voter, now: float) -> bool:
+    role = voter.role
+    if isinstance(role, Follower):
+        return now < role.heard + voter.settings.election_min_s
+    return isinstance(role, Leader)
+
+
+def is_fresh(voter: Voter, message: AskVote) -> bool:
+    """Only who has at least our log may lead: so a leader has every committed entry (paper 5.4.1)."""
+    return (message.last_term, message.end) >= (voter.log.last_term, voter.log.end)
+
+
+def answered(voter: Voter, message: VoteAnswered, now: float, out: Effects) -> None:
+    """Count a grant, if it answers what we ask now."""
+    if message.term > voter.term:
+        voter.follow(message.term, None, now)
+        return
+    role = voter.role
+    if not message.granted:
+        return
+    if isinstance(role, PreCandidate) and message.pre and message.asked == voter.term + 1:
+        role.granted.add(message.voter)
+        if voter.is_majority(role.granted):
+            stand(voter, now, out)
+    elif isinstance(role, Candidate) and not message.pre and message.asked == voter.term:
+        role.granted.add(message.voter)
+        if voter.is_majority(role.granted):
+            leading.begin(voter, now, out)
+
+
+def _ask(voter: Voter, term: int, pre: bool, out: Effects) -> None:
+    log = voter.log
+    for peer in voter.peers:
+        send(
+            out.after,
+            peer,
+            AskVote(term=term, voter=voter.me, pre=pre, end=log.end, last_term=log.last_term),
+        )
