@@ -18,8 +18,9 @@ from logeion.log.view import Slice
 # Linux reads ahead in windows of this size: if the first byte of one is cached, nearly always all of it is.
 WINDOW = 131_072
 
-# What one thread reads at a time before others get their turn.
-PIECE = 1_048_576
+# What one thread reads at a time before others get their turn. All that is asked of the disk at once is one piece a
+# thread, for the sync of an append queues behind it: 50 ms of the p99 at the tail were the kernel reading 8 MB ahead.
+PIECE = 524_288
 
 THREADS = 2
 
@@ -48,6 +49,7 @@ def cached(fd: int, position: int, size: int, probe: bytearray) -> bool:
 def read(fd: int, position: int, size: int) -> None:
     """Bring one piece into the page cache. A file that cannot be read says so again when it is sent."""
     try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
         os.posix_fadvise(fd, position, size, os.POSIX_FADV_WILLNEED)
         buffer = bytearray(WINDOW)
         for at in range(position, position + size, WINDOW):
