@@ -217,7 +217,7 @@ COOPERATIVE = ("kafka-python", "confluent", "java")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", (*COOPERATIVE, "confluent 848", "java 848"))
+@pytest.mark.parametrize("kind", (*COOPERATIVE, "confluent 848"))
 def test_a_member_keeps_what_it_need_not_give_up(kind: str, start: Start, make_topic: MakeTopic) -> None:
     topic = make_topic(partitions=PARTITIONS)
     options = {"group": f"cooperative-{topic}", "topics": [topic]}
@@ -271,15 +271,19 @@ def test_a_pattern_takes_in_a_topic_that_comes_later(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ("kafka-python", "confluent"))
 def test_what_a_dead_member_owned_is_owned_again_within_its_session_and_a_second(
-    kind: str, start: Start, make_topic: MakeTopic
+    start: Start, make_topic: MakeTopic
 ) -> None:
     topic = make_topic(partitions=PARTITIONS)
-    options = {"group": f"dead-{topic}", "topics": [topic], "session_ms": 6_000}
-    survivor, victim = start(kind, **options), start(kind, **options)
-    until_owned([survivor, victim], everything(topic), 25)
+    pairs = []
+    for kind in ("kafka-python", "confluent"):
+        options = {"group": f"dead-{kind}-{topic}", "topics": [topic], "session_ms": 6_000}
+        pairs.append((start(kind, **options), start(kind, **options)))
+    for pair in pairs:
+        until_owned(list(pair), everything(topic), 25)
     killed = time.monotonic()
-    victim.kill()
-    until_owned([survivor], everything(topic), 15)
+    for _, victim in pairs:
+        victim.kill()
+    for survivor, _ in pairs:
+        until_owned([survivor], everything(topic), 15)
     assert time.monotonic() - killed < 6.0 + 1.0
