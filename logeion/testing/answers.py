@@ -74,6 +74,9 @@ def _answer(header: RequestHeader, request: Struct, code: int) -> Struct | None:
         values["error_code"] = code
     if api.key == FIND_COORDINATOR:
         values |= _NOBODY
+    if api.key == DESCRIBE_LOG_DIRS:
+        # Its early versions have no code but a directory's.
+        values["results"] = [_element(api.response, "results")(error_code=code)]
     return api.response(**values)
 
 

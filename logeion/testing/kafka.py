@@ -8,14 +8,13 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from logeion.client.admin import Admin
+from logeion.client.background import background
 from logeion.client.cluster import Cluster
 from logeion.client.consumer import Consumer
 from logeion.client.groups import GroupInfo, Groups
 from logeion.client.positions import Start, TopicPartition
 from logeion.client.producer import Producer, RecordMetadata
 from logeion.wire.errors import KafkaError, LogeionError, UnknownTopicOrPartitionError
-
-from .calls import Calls
 
 # Faults spare the requests of this client.
 CLIENT_ID = "logeion-testing"
@@ -40,12 +39,11 @@ class Kafka:
     """Plain calls to the Kafka at ``bootstrap``, which other clients use at the same time.
 
     Text is taken as UTF-8 where bytes are wanted. Each call raises KafkaError as the broker answers it, or a
-    ClientError when there is no broker. ``close`` ends the one connection and thread there may be.
+    ClientError when there is no broker. ``close`` ends its connections.
     """
 
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
-        self._calls: Calls | None = None
         self._cluster: Cluster | None = None
         self._producer: Producer | None = None
         self._topics: list[str] = []
@@ -190,13 +188,8 @@ class Kafka:
 
     def close(self) -> None:
         """Ends the connections; the broker goes on."""
-        calls, self._calls = self._calls, None
-        if calls is None:
-            return
-        try:
-            calls.run(self._close, 10.0)
-        finally:
-            calls.close()
+        if self._cluster is not None:
+            background().run(self._close(), 10.0)
 
     # For the reports of failures
 
@@ -212,15 +205,12 @@ class Kafka:
         return "\n".join(lines)
 
     def _call(self, work: Callable[[Cluster], Coroutine[Any, Any, T]], timeout_s: float = CALL_S) -> T:
-        if self._calls is None:
-            self._calls = Calls(CLIENT_ID)
-
         async def connected() -> T:
             if self._cluster is None:
                 self._cluster = Cluster(self.bootstrap, client_id=CLIENT_ID, deadline_s=CALL_S)
             return await work(self._cluster)
 
-        return self._calls.run(connected, timeout_s)
+        return background().run(connected(), timeout_s)
 
     async def _close(self) -> None:
         producer, self._producer = self._producer, None

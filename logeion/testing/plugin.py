@@ -11,6 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from logeion import Client
     from logeion.aio import Client as AsyncClient
 
     from .faults import Faults
@@ -127,6 +128,15 @@ def faults(logeion_broker: Broker) -> Iterator[Faults]:
         yield found
     finally:
         found.clear()
+
+
+@pytest.fixture
+def logeion_client(kafka_bootstrap: str) -> Iterator[Client]:
+    """A connected client of ``logeion``."""
+    import logeion
+
+    with logeion.connect(kafka_bootstrap) as client:
+        yield client
 
 
 def _of_pytest_asyncio() -> Callable[..., Any]:
