@@ -115,6 +115,8 @@ class GroupsSection(Section, frozen=True, kw_only=True):
     consumer_session_timeout_ms: Milliseconds = 45_000
     consumer_heartbeat_interval_ms: Milliseconds = 5_000
     consumer_max_size: Count = INT_MAX
+    # Coordinators that run at once on this node, about 7 MB each; groups without one cost only their positions.
+    coordinators_max: Count = 1_000
     idle_exit_ms: Milliseconds = 60_000
 
 

@@ -97,6 +97,9 @@ class CoordinatorShell(Shell):
         if self.listener is not None:
             self.listener.close()
 
+    def on_node(self, request: int, message: AnyMessage) -> None:
+        """An index that asked for upkeep is told who runs; it learns that from who reads its group."""
+
     # What it stands on
 
     async def _dial(

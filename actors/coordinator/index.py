@@ -24,8 +24,10 @@ class GroupIndex:
         self._heads: dict[str, bytes] = {}
 
     def apply(self, key: bytes, value: bytes | None) -> None:
-        """One record of the log. Raises ``msgspec.DecodeError`` for a key that no Coordinator wrote."""
+        """One record of the log. Raises ``msgspec.DecodeError`` for one that no Coordinator of this version wrote."""
         decoded = decode_key(key)
+        if value is not None:
+            decode_value(value)
         group = decoded.group
         if type(decoded) is GroupKey:
             if value is None:

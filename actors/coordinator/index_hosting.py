@@ -13,6 +13,8 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from logeion.wire.errors import InvalidRequestError, KafkaError
 
 from ..lanes import Lane, LaneError
@@ -67,7 +69,7 @@ class IndexHosting:
             partition,
             epoch=spec.epoch,
             directory=Path(spec.data_dir) / f"{spec.topic}-{spec.partition}",
-            on_record=self.index.apply,
+            on_record=self._take,
         )
         self._tasks: set[asyncio.Task[None]] = set()
         # Whose Coordinator has read its group here, and is still there.
@@ -84,6 +86,13 @@ class IndexHosting:
         self._topics.start()
         self._spawn(self._tail.follow())
         self._spawn(self._look_after())
+
+    def _take(self, key: bytes, value: bytes | None) -> None:
+        try:
+            self.index.apply(key, value)
+        except msgspec.DecodeError as error:
+            # A later version's, or nobody's: it must not cost the groups that can be read.
+            log.warning("a record with key %r is skipped: %s", key[:80], error)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         async def run() -> None:

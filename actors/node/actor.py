@@ -72,6 +72,7 @@ class NodeShell(Shell):
             starts_max=self.config.node.starts or 2 * (os.cpu_count() or 1),
             first_incarnation=time.time_ns() // 1_000,
             image=MetadataImage(self.config.topic_defaults()),
+            coordinators_max=self.config.groups.coordinators_max,
         )
         self._incarnation = _incarnation(self.identity.directory_id)
         self._lanes: dict[str, Lane] = {}

@@ -69,8 +69,9 @@ class Host(Protocol):
 class Companions:
     """The part of a node's machine that deals with them."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, coordinators_max: int) -> None:
         self.host = host
+        self.coordinators_max = coordinators_max
         self.all: dict[str, Companion] = {}
         self._queue: dict[str, None] = {}
 
@@ -95,6 +96,12 @@ class Companions:
         actor = COORDINATOR + wish.group
         one = self.all.get(actor)
         if one is None:
+            if len(self.all) >= self.coordinators_max:
+                # Somebody may think of any number of groups; those that are idle make room before long.
+                cause = f"{len(self.all)} coordinators run on this node (groups.coordinators_max)"
+                stopped = m.CoordinatorStopped(group=wish.group, incarnation=0, cause=cause)
+                self.host.emit(ToGateways(message=stopped, actor=asker))
+                return
             one = self.all[actor] = Companion(actor=actor, group=wish.group, key=None, upkeep=wish.upkeep)
         one.key = (wish.topic_id, wish.partition)
         one.wanted = True

@@ -57,7 +57,15 @@ STALE_BROKER_EPOCH = 77
 class NodeMachine:
     """``first_incarnation`` is above that of every actor a Node of this host has ever started (a clock's value)."""
 
-    def __init__(self, node: int, *, starts_max: int, first_incarnation: int, image: MetadataImage) -> None:
+    def __init__(
+        self,
+        node: int,
+        *,
+        starts_max: int,
+        first_incarnation: int,
+        image: MetadataImage,
+        coordinators_max: int = 1_000,
+    ) -> None:
         self.node = node
         self.starts_max = starts_max
         self.image = image
@@ -81,7 +89,7 @@ class NodeMachine:
         self._leaving: set[str] = set()
         # What actors said before the Supervisor had said who runs.
         self._early: dict[tuple[str, type], Greeted | Reported] = {}
-        self.companions = Companions(self)
+        self.companions = Companions(self, coordinators_max)
         self._effects: list[AnyEffect] = []
 
     def step(self, event: AnyEvent, now: float) -> list[AnyEffect]:

@@ -122,6 +122,20 @@ def test_one_that_fails_again_and_again_waits_and_says_why() -> None:
     assert "coordinator/g" in host.processes, "it is tried again"
 
 
+def test_there_is_a_limit_to_how_many_run_at_once() -> None:
+    host = hosting("a", "b")
+    host.node.companions.coordinators_max = 3
+    want(host, "one too many")
+    host.settle()
+    assert "groups.coordinators_max" in told(host, m.CoordinatorStopped)[-1].cause
+    assert "coordinator/one too many" not in host.processes
+    host.run("coordinator/a", "stopping", "idle")
+    host.kill("coordinator/a")
+    want(host, "one too many")
+    host.settle()
+    assert "coordinator/one too many" in host.processes
+
+
 def test_upkeep_is_a_start_that_says_so() -> None:
     host = hosting()
     want(host, "due", upkeep=True)
