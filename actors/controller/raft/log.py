@@ -56,6 +56,11 @@ class RaftLog:
         """The end of the entry that states ``voters``."""
         return self._voters[-1][0]
 
+    @property
+    def voters_before(self) -> tuple[VoterId, ...]:
+        """The set before ``voters``; the same, if a snapshot has made it forgotten."""
+        return self._voters[-2:][0][1]
+
     def voters_at(self, end: int) -> tuple[VoterId, ...]:
         """The set in force for the entries before ``end``."""
         return next(voters for at, voters in reversed(self._voters) if at <= end)

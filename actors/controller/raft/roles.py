@@ -20,7 +20,7 @@ class Incoming(msgspec.Struct):
 class Follower(msgspec.Struct):
     """Appends what the term's leader sends and votes for others; also a node that is no voter (yet, or any more).
 
-    Moves on: at ``elect_at`` to ``PreCandidate``, if it is a voter. While it has ``heard`` a leader within the
+    Moves on: at ``elect_at`` to ``PreCandidate``, if it may stand. While it has ``heard`` a leader within the
     shortest election timeout it grants nobody anything: that is what the leader's lease rests on. A start counts as
     having heard, for what was promised before the crash is forgotten.
     """

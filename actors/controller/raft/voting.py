@@ -11,14 +11,21 @@ from .state import Voter
 
 def campaign(voter: Voter, now: float, out: Effects) -> None:
     """No leader is heard: ask whether anybody would vote for us."""
-    if voter.me not in voter.log.voters:
+    if not may_stand(voter):
         voter.follow(voter.term, None, now)
         return
-    if not voter.peers:
+    if voter.is_majority({voter.me}):
         stand(voter, now, out)
         return
     voter.role = PreCandidate({voter.me}, now + voter.election_timeout())
     _ask(voter, voter.term + 1, True, out)
+
+
+def may_stand(voter: Voter) -> bool:
+    """A voter, or one whose removal is in its log but perhaps not committed: the others may need its longer log, and
+    would wait for each other forever. It leads without counting itself until the removal is (thesis 4.2.2)."""
+    log = voter.log
+    return voter.me in log.voters or (voter.committed < log.voters_end and voter.me in log.voters_before)
 
 
 def stand(voter: Voter, now: float, out: Effects) -> None:
