@@ -2,7 +2,7 @@
 
 A world is a seed. Time is virtual; messages are delayed, lost, doubled and overtaken; links fail both ways or one way;
 voters crash with writes under way, of which any beginning survives, the last entry torn or whole; clocks differ. The
-judges (``judge.Judge``) look at every step and know nothing of how the machine decides.
+judges (``raft_judge.Judge``) look at every step and know nothing of how the machine decides.
 
     python -m tests.sim.raft_world --seeds 10000 --start 0        (prints the first seed that fails and its cause)
 """
