@@ -107,7 +107,8 @@ class Judge:
         if known is None:
             self.world.note(f"{host.number} leads term {raft.term}")
             self.leaders[raft.term] = host.number
-            if not self._is_complete(host):
+            # One elected late, when a newer term has begun to commit, owes nothing of that term.
+            if raft.term > self.last_term and not self._is_complete(host):
                 raise Violated(f"{host.number} leads term {raft.term} without what is committed before {self.end}")
         elif known != host.number:
             raise Violated(f"{known} and {host.number} both lead term {raft.term}")
