@@ -67,7 +67,7 @@ class Member:
                     if not self.wanted.quiet:
                         value = each.value.decode() if each.value is not None else None
                         say("record", topic=each.topic, partition=each.partition, offset=each.offset, value=value)
-            if got and self.wanted.commits:
+            if self.taken and self.wanted.commits:
                 await self.commit()
 
     async def commit(self) -> None:
@@ -84,6 +84,9 @@ class Member:
                 await self.consumer.commit(offsets)
             except KafkaError as error:
                 cause = str(error)
+        if cause:
+            # Refused, say because it has not heard of a rebalance yet: the positions still stand.
+            self.taken = {**offsets, **self.taken}
         say(
             "commit",
             offsets=sorted([w.topic, w.partition, o] for w, o in offsets.items()),
