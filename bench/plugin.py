@@ -1,7 +1,7 @@
 """What the pytest fixtures cost: `python -m bench.plugin` (20 s). Medians, in seconds; the budgets are issue targets.
 
 A broker started and stopped, the first record of a new group (kafka-python at its defaults), 100 tests with a topic
-each against 100 empty ones, and a request through the proxy beside one that goes to the broker directly.
+each against 100 empty ones, and one acknowledged record after the other through the proxy.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def suite(fixtures: str, body: str) -> float:
 
 
 def round_trips() -> tuple[float, float]:
-    """Milliseconds of an acknowledged record: through the proxy, and when only the leader's connection is direct."""
+    """Milliseconds until a record is acknowledged that goes through the proxy: the median, and the 99th percentile."""
     with broker() as running:
         topic = running.topic()
         with logeion.connect(running.bootstrap) as client, client.producer(linger_ms=0) as producer:
