@@ -19,6 +19,8 @@ from .retries import advise, backoff_s
 
 METADATA = 3
 T = TypeVar("T")
+# A bootstrap address, or a broker and what the connection is for.
+Key = Address | tuple[int, Address, str]
 
 
 class Cluster:
@@ -43,10 +45,11 @@ class Cluster:
         self.connect_timeout_s = connect_timeout_s
         self.deadline_s = deadline_s
         self.metadata = Metadata()
-        self._connections: dict[object, Connection] = {}
-        self._opening: dict[object, asyncio.Task[Connection]] = {}
+        self._connections: dict[Key, Connection] = {}
+        self._opening: dict[Key, asyncio.Task[Connection]] = {}
         self._refreshing: dict[frozenset[str] | None, asyncio.Task[None]] = {}
         self._closed = False
+        self._purposes = 0
 
     async def start(self) -> None:
         """Reaches a broker and learns the others. Raises ConnectError at once if none of the addresses answers."""
@@ -65,6 +68,16 @@ class Cluster:
             connection.close()
         for connection in connections:
             await connection.wait_closed()
+
+    def own_purpose(self, kind: str) -> str:
+        """A name for connections that nobody shares (see ``call``); ``release`` them at the end."""
+        self._purposes += 1
+        return f"{kind} {self._purposes}"
+
+    def release(self, purpose: str) -> None:
+        """Closes the connections of this purpose."""
+        for key in [key for key in self._connections if len(key) == 3 and key[2] == purpose]:
+            self._connections.pop(key).close()
 
     async def retrying(self, attempt: Callable[[], Awaitable[T]], *, what: str, deadline_s: float | None = None) -> T:
         """Runs ``attempt`` until it succeeds, fails for good (see ``retries.advise``), or time is up.
@@ -99,10 +112,20 @@ class Cluster:
                             await self.refresh(tuple(self.metadata.topics))
 
     async def call(
-        self, api_key: int, body: Struct, *, node: int | None = None, timeout_s: float | None = None
+        self,
+        api_key: int,
+        body: Struct,
+        *,
+        node: int | None = None,
+        timeout_s: float | None = None,
+        purpose: str = "",
     ) -> Struct:
-        """One request to this node, or to any that answers. Raises as ``Connection.request`` does; no retry here."""
-        connection = await (self.any_connection() if node is None else self.connection(node))
+        """One request to this node, or to any that answers. Raises as ``Connection.request`` does; no retry here.
+
+        What a broker may sit on for long (a fetch that waits, a join) names its ``purpose`` and has a connection of
+        its own: brokers answer each connection in order, and a produce would wait behind it.
+        """
+        connection = await (self.any_connection() if node is None else self.connection(node, purpose))
         return await connection.request(api_key, body, timeout_s=timeout_s or self.request_timeout_s)
 
     async def refresh(self, topics: Iterable[str] | None = None, *, auto_create: bool = False) -> None:
@@ -137,17 +160,17 @@ class Cluster:
             await self.refresh((name,), auto_create=auto_create)
         return self.metadata.topic(name)
 
-    async def connection(self, node: int) -> Connection:
+    async def connection(self, node: int, purpose: str = "") -> Connection:
         """The connection to this broker, opened if need be. Raises ConnectError."""
         address = self.metadata.brokers.get(node)
         if address is None:
             raise ConnectError(f"broker {node}", "metadata", "no broker has this id now", "see whether it is down")
-        return await self._connection((node, address), address, "metadata")
+        return await self._connection((node, address, purpose), address, "metadata")
 
     async def any_connection(self) -> Connection:
         """A connection that is open, or to the first broker that can be reached; bootstrap addresses come last."""
-        for connection in self._connections.values():
-            if not connection.closed:
+        for key, connection in self._connections.items():
+            if not connection.closed and not (len(key) == 3 and key[2]):
                 return connection
         failure: ConnectError | None = None
         for node in list(self.metadata.brokers):
@@ -161,7 +184,7 @@ class Cluster:
         assert failure is not None
         raise failure
 
-    async def _connection(self, key: object, address: Address, learned_from: str) -> Connection:
+    async def _connection(self, key: Key, address: Address, learned_from: str) -> Connection:
         if self._closed:
             raise ClosedError("the client was closed")
         connection = self._connections.get(key)
@@ -180,7 +203,7 @@ class Cluster:
             task.add_done_callback(lambda done: self._opened(key, done))
         return await asyncio.shield(task)
 
-    def _opened(self, key: object, done: asyncio.Task[Connection]) -> None:
+    def _opened(self, key: Key, done: asyncio.Task[Connection]) -> None:
         self._opening.pop(key, None)
         if done.cancelled() or done.exception() is not None:
             return

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack, overload
 
 from logeion.wire.errors import ConfigError
 
 from .admin import Admin
 from .cluster import Cluster
 from .consumer import Consumer
+from .member import Callback
 from .producer import Producer
-from .settings import ClientSettings, FetchSettings, ProducerSettings, checked, cluster_settings
+from .settings import (
+    ClientSettings,
+    ConsumerSettings,
+    FetchSettings,
+    ProducerSettings,
+    checked,
+    cluster_settings,
+)
+from .subscriber import Subscriber, typed
+from .topics import Topic
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Client:
@@ -39,6 +52,53 @@ class Client:
     def consumer(self, *, config: Mapping[str, Any] | None = None, **settings: Unpack[FetchSettings]) -> Consumer:
         """Reads partitions of the caller's choice; see ``Consumer`` for the settings. Raises ConfigError."""
         return Consumer(self.cluster, **checked(FetchSettings, settings, config))
+
+    @overload
+    def consume(
+        self,
+        *topics: Topic[K, V],
+        group: str | None = None,
+        on_assigned: Callback | None = None,
+        on_revoked: Callback | None = None,
+        on_lost: Callback | None = None,
+        config: Mapping[str, Any] | None = None,
+        **settings: Unpack[ConsumerSettings],
+    ) -> Subscriber[K, V]: ...
+
+    @overload
+    def consume(
+        self,
+        *topics: str,
+        group: str | None = None,
+        on_assigned: Callback | None = None,
+        on_revoked: Callback | None = None,
+        on_lost: Callback | None = None,
+        config: Mapping[str, Any] | None = None,
+        **settings: Unpack[ConsumerSettings],
+    ) -> Subscriber[bytes, bytes]: ...
+
+    def consume(
+        self,
+        *topics: Any,
+        group: str | None = None,
+        on_assigned: Callback | None = None,
+        on_revoked: Callback | None = None,
+        on_lost: Callback | None = None,
+        config: Mapping[str, Any] | None = None,
+        **settings: Unpack[ConsumerSettings],
+    ) -> Subscriber[Any, Any]:
+        """Reads these topics, as a member of ``group`` or all of their partitions alone. Raises ConfigError."""
+        if group is not None:
+            settings["group_id"] = group
+        return Subscriber(
+            self.cluster,
+            typed(topics),
+            on_assigned=on_assigned,
+            on_revoked=on_revoked,
+            on_lost=on_lost,
+            config=config,
+            **settings,
+        )
 
 
 def connect(

@@ -53,6 +53,7 @@ class Consumer:
     ) -> None:
         """``auto_offset_reset``: where to go on when the position is gone: "earliest", "latest" or "none" (raise)."""
         self._cluster = cluster
+        self._purpose = cluster.own_purpose("fetch")
         self._fetch_min_bytes = fetch_min_bytes
         self._fetch_max_wait_ms = fetch_max_wait_ms
         self._fetch_max_bytes = fetch_max_bytes
@@ -60,6 +61,7 @@ class Consumer:
         self._buffer_bytes = buffer_bytes
         self._reset = auto_offset_reset
         self._positions: dict[TopicPartition, Position] = {}
+        self.endless = False  # partitions may still be placed: what is assigned now is not all
         self._buffered = 0
         self._fetchers: dict[int, asyncio.Task[None]] = {}
         self._arrived = asyncio.Event()
@@ -113,10 +115,35 @@ class Consumer:
                 case _:
                     offset = end
             tp = TopicPartition(topic, index)
-            self._positions[tp] = Position(tp, offset, end if to_end else None)
+            self.place(tp, offset, end if to_end else None)
+
+    def place(self, tp: TopicPartition, offset: int, stop_at: int | None = None) -> None:
+        """Reads this partition from ``offset`` on; what was fetched of it before is forgotten."""
+        paused = self.drop(tp)
+        position = self._positions[tp] = Position(tp, offset, stop_at)
+        position.paused = paused
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep_fetching())
         self._wanted.set()
+
+    def drop(self, tp: TopicPartition) -> bool:
+        """Reads this partition no more; whether it was paused."""
+        position = self._positions.pop(tp, None)
+        if position is None:
+            return False
+        position.gone = True
+        self._buffered -= position.buffered
+        return position.paused
+
+    def pause(self, tp: TopicPartition, paused: bool) -> None:
+        """Stops or resumes fetching it. Raises KeyError if not assigned."""
+        self._positions[tp].paused = paused
+        self._wanted.set()
+
+    @property
+    def assignment(self) -> list[TopicPartition]:
+        """The partitions that are read now."""
+        return sorted(self._positions)
 
     async def offsets(self, topic: str, partitions: Iterable[int], timestamp: int) -> dict[int, int]:
         """Partition -> the first offset whose record is not older than ``timestamp`` (ms; -1 the end, -2 the start);
@@ -152,38 +179,42 @@ class Consumer:
     @property
     def finished(self) -> bool:
         """Whether every partition was read to where ``to_end`` said."""
-        return all(position.finished for position in self._positions.values())
+        return not self.endless and all(position.finished for position in self._positions.values())
 
     async def getmany(self, *, timeout_s: float | None = None) -> dict[TopicPartition, list[Record]]:
         """What came, by partition and in order; waits for some. Empty when finished or after ``timeout_s``.
 
         Raises what fetching failed with: KafkaError that is not retriable, CorruptMessageError.
         """
+        return {position.tp: records for position, records in await self.getchunks(timeout_s=timeout_s)}
+
+    async def getchunks(self, *, timeout_s: float | None = None) -> list[tuple[Position, list[Record]]]:
+        """What ``getmany`` hands out, with positions, whose ``gone`` says later that nobody wants it any more."""
         loop = asyncio.get_running_loop()
         until = None if timeout_s is None else loop.time() + timeout_s
         while True:
-            batch: dict[TopicPartition, list[Record]] = {}
+            found = []
             for position in self._positions.values():
-                if not position.batches:
+                if not position.batches or position.paused:
                     continue
                 records, freed = position.take()
                 self._buffered -= freed
                 if records:
-                    batch[position.tp] = records
-            if batch:
+                    found.append((position, records))
+            if found:
                 self._wanted.set()
-                return batch
+                return found
             if self._error is not None:
                 raise self._error
             if self.finished:
-                return {}
+                return []
             self._arrived.clear()
             self._wanted.set()
             try:
                 async with asyncio.timeout_at(until):
                     await self._arrived.wait()
             except TimeoutError:
-                return {}
+                return []
 
     async def __aiter__(self) -> AsyncIterator[tuple[TopicPartition, Record]]:
         while records := await self.getmany():
@@ -197,6 +228,7 @@ class Consumer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._cluster.release(self._purpose)
 
     # Fetching: one task that keeps one fetch in flight at every leader that something is wanted from
 
@@ -212,7 +244,7 @@ class Consumer:
                     node = self._cluster.metadata.leader(*position.tp)
                 except KafkaError as error:
                     if not advise(error).retry:
-                        self._fail(error)
+                        self.fail(error)
                     leaderless = True
                     continue
                 by_leader.setdefault(node, []).append(position)
@@ -236,9 +268,10 @@ class Consumer:
         self._wanted.set()
         if not done.cancelled() and done.exception() is not None:
             cause = done.exception()
-            self._fail(cause if isinstance(cause, LogeionError) else LogeionError(f"fetching stopped: {cause!r}"))
+            self.fail(cause if isinstance(cause, LogeionError) else LogeionError(f"fetching stopped: {cause!r}"))
 
-    def _fail(self, error: LogeionError) -> None:
+    def fail(self, error: LogeionError) -> None:
+        """Whoever reads gets this error."""
         self._error = error
         self._arrived.set()
 
@@ -247,7 +280,7 @@ class Consumer:
             await self._cluster.refresh({tp.topic for tp in self._positions})
         except LogeionError as error:
             if not advise(error).retry:
-                self._fail(error)
+                self.fail(error)
 
     async def _fetch(self, node: int, positions: list[Position]) -> None:
         # The partitions that were behind go first next time: an answer is cut at fetch_max_bytes.
@@ -268,7 +301,10 @@ class Consumer:
         )
         timeout_s = self._cluster.request_timeout_s + self._fetch_max_wait_ms / 1000
         try:
-            answer = cast(FetchResponse, await self._cluster.call(FETCH, request, node=node, timeout_s=timeout_s))
+            answer = cast(
+                FetchResponse,
+                await self._cluster.call(FETCH, request, node=node, timeout_s=timeout_s, purpose=self._purpose),
+            )
             if answer.error_code:
                 raise for_code(answer.error_code)(f"broker {node} refused a fetch")
         except LogeionError as error:
@@ -281,7 +317,7 @@ class Consumer:
                 if tp not in asked:
                     continue
                 position, offset = asked[tp]
-                if position.next_fetch != offset:
+                if position.gone or position.next_fetch != offset:
                     continue  # somebody sought elsewhere meanwhile
                 if entry.error_code:
                     trouble = _about(*tp, entry.error_code)
@@ -307,7 +343,7 @@ class Consumer:
     async def _after(self, error: LogeionError) -> None:
         advice = advise(error)
         if not advice.retry:
-            self._fail(error)
+            self.fail(error)
             return
         await asyncio.sleep(backoff_s(2))
         if advice.refresh:

@@ -227,6 +227,10 @@ class Groups:
 
         return await self._cluster.retrying(ask, what=f"group {group!r}")
 
+    async def coordinator(self, group: str) -> int:
+        """The node id of the broker that looks after this group now."""
+        return await self._cluster.retrying(lambda: self._find(group), what=f"the coordinator of group {group!r}")
+
     async def _find(self, group: str) -> int:
         request = FindCoordinatorRequest(key=group, key_type=GROUP, coordinator_keys=[group])
         answer = cast(FindCoordinatorResponse, await self._cluster.call(FIND_COORDINATOR, request))

@@ -35,7 +35,17 @@ class TopicPartition(NamedTuple):
 class Position:
     """One partition of a consumer: what it asks for next, what was fetched and is not parsed yet."""
 
-    __slots__ = ("batches", "buffered", "high_watermark", "next_fetch", "next_record", "stop_at", "tp")
+    __slots__ = (
+        "batches",
+        "buffered",
+        "gone",
+        "high_watermark",
+        "next_fetch",
+        "next_record",
+        "paused",
+        "stop_at",
+        "tp",
+    )
 
     def __init__(self, tp: TopicPartition, offset: int, stop_at: int | None) -> None:
         self.tp = tp
@@ -43,6 +53,8 @@ class Position:
         self.next_record = offset
         self.stop_at = stop_at
         self.high_watermark = -1
+        self.gone = False  # what it fetched is not to be handed out any more
+        self.paused = False
         self.batches: deque[memoryview] = deque()
         self.buffered = 0
 
@@ -54,7 +66,7 @@ class Position:
     @property
     def fetchable(self) -> bool:
         """Whether there is more to ask for."""
-        return self.stop_at is None or self.next_fetch < self.stop_at
+        return not self.paused and (self.stop_at is None or self.next_fetch < self.stop_at)
 
     def seek(self, offset: int) -> None:
         """Reads on from here, forgetting what was fetched."""

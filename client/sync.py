@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack, overload
 
 from .background import background
 from .connecting import cluster_of
-from .settings import ClientSettings, ProducerSettings
+from .settings import ClientSettings, ConsumerSettings, ProducerSettings
+from .subscriber import Subscriber, typed
 from .sync_admin import Admin as Admin
+from .sync_consumer import Consumer as Consumer
+from .sync_consumer import Told, on_thread
 from .sync_producer import Producer as Producer
+from .topics import Topic
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Client:
@@ -28,7 +35,7 @@ class Client:
         """``bootstrap`` is ``host:port,…``, by default localhost:9092. Raises ConfigError, ConnectError."""
         self._background = background()
         self._cluster = cluster_of(bootstrap, config, settings)
-        self._made: list[Producer] = []
+        self._made: list[Producer | Consumer[Any, Any]] = []
         self._closed = False
         try:
             self._background.run(self._cluster.start())
@@ -48,6 +55,59 @@ class Client:
         producer = Producer(self._cluster, self._background, config, **settings)
         self._made.append(producer)
         return producer
+
+    @overload
+    def consume(
+        self,
+        *topics: Topic[K, V],
+        group: str | None = None,
+        on_assigned: Told | None = None,
+        on_revoked: Told | None = None,
+        on_lost: Told | None = None,
+        config: Mapping[str, Any] | None = None,
+        **settings: Unpack[ConsumerSettings],
+    ) -> Consumer[K, V]: ...
+
+    @overload
+    def consume(
+        self,
+        *topics: str,
+        group: str | None = None,
+        on_assigned: Told | None = None,
+        on_revoked: Told | None = None,
+        on_lost: Told | None = None,
+        config: Mapping[str, Any] | None = None,
+        **settings: Unpack[ConsumerSettings],
+    ) -> Consumer[bytes, bytes]: ...
+
+    def consume(
+        self,
+        *topics: Any,
+        group: str | None = None,
+        on_assigned: Told | None = None,
+        on_revoked: Told | None = None,
+        on_lost: Told | None = None,
+        config: Mapping[str, Any] | None = None,
+        **settings: Unpack[ConsumerSettings],
+    ) -> Consumer[Any, Any]:
+        """Reads these topics, as a member of ``group`` or all of their partitions alone. Raises ConfigError."""
+        if group is not None:
+            settings["group_id"] = group
+
+        async def make() -> Subscriber[Any, Any]:
+            return Subscriber(
+                self._cluster,
+                typed(topics),
+                on_assigned=on_thread(on_assigned),
+                on_revoked=on_thread(on_revoked),
+                on_lost=on_thread(on_lost),
+                config=config,
+                **settings,
+            )
+
+        consumer = Consumer(self._background.run(make()), self._background)
+        self._made.append(consumer)
+        return consumer
 
     def close(self) -> None:
         """Flushes and closes its producers, closes its consumers, and disconnects."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .client import TopicPartition as TopicPartition
     from .client.sync import Admin as Admin
     from .client.sync import Client as Client
+    from .client.sync import Consumer as Consumer
     from .client.sync import Producer as Producer
     from .client.sync import connect as connect
     from .client.topics import DecodeError as DecodeError
@@ -33,6 +34,7 @@ _HOMES = {
     "aio": "logeion.aio",
     "Admin": "logeion.client.sync",
     "Client": "logeion.client.sync",
+    "Consumer": "logeion.client.sync",
     "Producer": "logeion.client.sync",
     "connect": "logeion.client.sync",
     "RecordMetadata": "logeion.client",
@@ -53,6 +55,7 @@ __all__ = [
     "Admin",
     "Client",
     "ConfigError",
+    "Consumer",
     "DecodeError",
     "KafkaError",
     "LogeionError",

@@ -11,6 +11,8 @@ from logeion.client import RecordMetadata as RecordMetadata
 from logeion.client import Start as Start
 from logeion.client import TopicPartition as TopicPartition
 from logeion.client import connect as connect
+from logeion.client.subscriber import Batch as Batch
+from logeion.client.subscriber import Subscriber as Subscriber
 from logeion.client.topics import DecodeError as DecodeError
 from logeion.client.topics import Record as Record
 from logeion.client.topics import Topic as Topic

@@ -1,0 +1,148 @@
+"""Reading from ordinary code: a ``Subscriber`` on the background loop, iterated here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from typing import Any, Generic, TypeVar
+
+from logeion.wire.errors import LogeionError
+
+from .background import Background, closed, log, opened
+from .positions import TopicPartition
+from .subscriber import Subscriber
+from .topics import Record
+
+K = TypeVar("K")
+V = TypeVar("V")
+Told = Callable[[list[TopicPartition]], object]
+
+
+class Batch(list[Record[K, V]]):
+    """Records that are finished together: when the loop comes back, or with ``commit``."""
+
+    def __init__(self, records: Iterable[Record[K, V]], consumer: Consumer[K, V]) -> None:
+        super().__init__(records)
+        self._consumer = consumer
+
+    def commit(self) -> None:
+        """These records are finished: commits that now. Raises KafkaError; nothing happens without a group."""
+        self._consumer.commit()
+
+
+class Consumer(Generic[K, V]):
+    """Iterate over it; a record counts as finished when the loop comes back for the next one. Use in one thread.
+
+    Made by ``Client.consume``. Starts when first used; leaving its ``with`` or closing the client closes it, which
+    commits what is finished. The callbacks run on threads of their own, while the loop waits for its next record.
+    """
+
+    def __init__(self, subscriber: Subscriber[K, V], background: Background) -> None:
+        self._core = subscriber
+        self._background = background
+        self._started = False
+        self._closed = False
+
+    def __enter__(self) -> Consumer[K, V]:
+        self._start()
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            self._background.run(self._core.__aenter__())
+            opened(self)
+
+    def __iter__(self) -> Iterator[Record[K, V]]:
+        self._start()
+        while True:
+            record = self._core.take()
+            if record is None:
+                self._background.run(self._core.fill())
+            else:
+                yield record
+
+    def batches(self, *, max_records: int = 500, max_wait: float = 0.2) -> Iterator[Batch[K, V]]:
+        """Batches of up to ``max_records``: what came within ``max_wait`` seconds of the first of them."""
+        self._start()
+        while True:
+            yield Batch(self._background.run(self._core.batch(max_records, max_wait)), self)
+
+    def poll(self, timeout: float = 0.0) -> Record[K, V] | None:
+        """The next record, or None when none came within ``timeout`` seconds."""
+        self._start()
+        record = self._core.take()
+        if record is None:
+            with contextlib.suppress(TimeoutError):
+                self._background.run(self._fill(timeout))
+            record = self._core.take()
+        return record
+
+    async def _fill(self, timeout: float) -> None:
+        async with asyncio.timeout(timeout):
+            await self._core.fill()
+
+    @property
+    def assignment(self) -> list[TopicPartition]:
+        """The partitions that are read now."""
+        return self._core.assignment
+
+    def commit(self) -> None:
+        """Commits what is finished, the record in hand included. Raises KafkaError if the group refuses it."""
+        self._background.run(self._core.commit())
+
+    def committed(self) -> dict[TopicPartition, int]:
+        """All that the group has committed; nothing without a group."""
+        return self._background.run(self._core.committed())
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        """Reads on from here. Raises KeyError for a partition that is not assigned."""
+        self._background.run(self._core.seek(tp, offset))
+
+    def seek_to_time(self, timestamp_ms: int) -> None:
+        """Reads on, in each assigned partition, from the first record not older; from the end where there is none."""
+        self._background.run(self._core.seek_to_time(timestamp_ms))
+
+    def seek_to_beginning(self) -> None:
+        """Reads each assigned partition from its start."""
+        self._background.run(self._core.seek_to_beginning())
+
+    def pause(self, *partitions: TopicPartition) -> None:
+        """Hands out nothing more of these (default: of all) until ``resume``. Raises KeyError if not assigned."""
+        self._background.run(self._core.pause(*partitions))
+
+    def resume(self, *partitions: TopicPartition) -> None:
+        """The opposite of ``pause``."""
+        self._background.run(self._core.resume(*partitions))
+
+    def close(self) -> None:
+        """Commits what is finished (not the record in hand), leaves the group and stops reading."""
+        if self._closed:
+            return
+        self._closed = True
+        closed(self)
+        if self._started:
+            self._background.run(self._core.close())
+
+    def close_at_exit(self, timeout_s: float) -> None:
+        """The interpreter exits: leave the group, so that others need not wait for the session to end."""
+        try:
+            self.close()
+        except (LogeionError, CancelledError, TimeoutError) as error:
+            log.warning("a consumer could not be closed at exit: %s", error)
+
+
+def on_thread(told: Told | None) -> Any:
+    """The callback as the loop calls it: it may wait for the client, so it gets a thread."""
+    if told is None:
+        return None
+
+    async def call(partitions: list[TopicPartition]) -> None:
+        await asyncio.to_thread(told, partitions)
+
+    return call
