@@ -11,7 +11,9 @@ from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
 from typing import Any, Protocol, TypeVar
 
+from .cluster import Cluster
 from .errors import ClosedError
+from .settings import ClientSettings, cluster_settings
 
 T = TypeVar("T")
 log = logging.getLogger("logeion.client")
@@ -75,6 +77,25 @@ def background() -> Background:
             _open.clear()
             _current = Background()
         return _current
+
+
+def own_cluster(settings: dict[str, Any]) -> tuple[Background, Cluster]:
+    """A started cluster for what is made without a client; takes its settings out of these, which were checked.
+
+    Raises ConfigError, ConnectError.
+    """
+    loop = background()
+    bootstrap, options = cluster_settings(settings)
+    cluster = Cluster(bootstrap, **options)
+    try:
+        loop.run(cluster.start())
+    except BaseException:
+        loop.run(cluster.close())
+        raise
+    for name in ClientSettings.__annotations__:
+        if name != "request_timeout_ms":
+            settings.pop(name, None)
+    return loop, cluster
 
 
 def opened(one: Closable) -> None:

@@ -7,11 +7,10 @@ from typing import Any, TypeVar, Unpack, overload
 
 from .background import background
 from .connecting import cluster_of
-from .settings import ClientSettings, ConsumerSettings, ProducerSettings
-from .subscriber import Subscriber, typed
+from .settings import ClientSettings, ConsumerSettings, ProducerSettings, checked
 from .sync_admin import Admin as Admin
 from .sync_consumer import Consumer as Consumer
-from .sync_consumer import Told, on_thread
+from .sync_consumer import Told
 from .sync_producer import Producer as Producer
 from .topics import Topic
 
@@ -42,7 +41,7 @@ class Client:
         except BaseException:
             self._background.run(self._cluster.close())
             raise
-        self.admin = Admin(self._cluster, self._background)
+        self.admin = Admin.of(self._cluster, self._background)
 
     def __enter__(self) -> Client:
         return self
@@ -52,7 +51,7 @@ class Client:
 
     def producer(self, *, config: Mapping[str, Any] | None = None, **settings: Unpack[ProducerSettings]) -> Producer:
         """``config`` takes the settings by Kafka's dotted names. Raises ConfigError."""
-        producer = Producer(self._cluster, self._background, config, **settings)
+        producer = Producer.of(self._cluster, self._background, checked(ProducerSettings, settings, config))
         self._made.append(producer)
         return producer
 
@@ -94,18 +93,13 @@ class Client:
         if group is not None:
             settings["group_id"] = group
 
-        async def make() -> Subscriber[Any, Any]:
-            return Subscriber(
-                self._cluster,
-                typed(topics),
-                on_assigned=on_thread(on_assigned),
-                on_revoked=on_thread(on_revoked),
-                on_lost=on_thread(on_lost),
-                config=config,
-                **settings,
-            )
-
-        consumer = Consumer(self._background.run(make()), self._background)
+        consumer: Consumer[Any, Any] = Consumer.of(
+            self._cluster,
+            self._background,
+            topics,
+            (on_assigned, on_revoked, on_lost),
+            checked(ConsumerSettings, settings, config),
+        )
         self._made.append(consumer)
         return consumer
 

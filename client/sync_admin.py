@@ -3,23 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any, Unpack
 
 from .admin import Admin as Core
 from .admin import ClusterInfo, ConfigValue
-from .background import Background
+from .background import Background, own_cluster
 from .cluster import Cluster
 from .groups import GroupInfo, GroupListing, Groups
 from .metadata import TopicInfo
 from .positions import TopicPartition
+from .settings import ClientSettings, checked
 
 
 class Admin:
     """Administrative calls. Each raises KafkaError as the broker answers it, or a ClientError."""
 
-    def __init__(self, cluster: Cluster, background: Background) -> None:
+    _own_cluster: Cluster | None
+
+    def __init__(self, *, config: Mapping[str, Any] | None = None, **settings: Unpack[ClientSettings]) -> None:
+        """With a connection of its own; ``Client.admin`` shares one. Raises ConfigError, ConnectError."""
+        loop, cluster = own_cluster(checked(ClientSettings, settings, config))
+        self._begin(cluster, loop)
+        self._own_cluster = cluster
+
+    @classmethod
+    def of(cls, cluster: Cluster, background: Background) -> Admin:
+        """On a connection that others share."""
+        self = cls.__new__(cls)
+        self._begin(cluster, background)
+        return self
+
+    def _begin(self, cluster: Cluster, background: Background) -> None:
         self._core = Core(cluster)
         self._groups = Groups(cluster)
         self._run = background.run
+        self._own_cluster = None
+
+    def __enter__(self) -> Admin:
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Disconnects, if the connection is its own."""
+        if self._own_cluster is not None:
+            self._run(self._own_cluster.close())
 
     def create_topic(
         self,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, Unpack, overload
 
 from logeion.wire.errors import LogeionError
 
-from .background import Background, closed, log, opened
+from .background import Background, closed, log, opened, own_cluster
+from .cluster import Cluster
 from .positions import TopicPartition
-from .subscriber import Subscriber
-from .topics import Record
+from .settings import StandaloneConsumerSettings, checked
+from .subscriber import Subscriber, typed
+from .topics import Record, Topic
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -35,13 +37,86 @@ class Batch(list[Record[K, V]]):
 class Consumer(Generic[K, V]):
     """Iterate over it; a record counts as finished when the loop comes back for the next one. Use in one thread.
 
-    Made by ``Client.consume``. Starts when first used; leaving its ``with`` or closing the client closes it, which
-    commits what is finished. The callbacks run on threads of their own, while the loop waits for its next record.
+    Alone, or made by ``Client.consume``. Starts when first used; leaving its ``with`` or closing the client closes it,
+    which commits what is finished. The callbacks run on threads of their own, while the loop waits for its next record.
     """
 
-    def __init__(self, subscriber: Subscriber[K, V], background: Background) -> None:
-        self._core = subscriber
+    _own_cluster: Cluster | None
+
+    @overload
+    def __init__(
+        self,
+        *topics: Topic[K, V],
+        on_assigned: Told | None = None,
+        on_revoked: Told | None = None,
+        on_lost: Told | None = None,
+        config: Mapping[str, Any] | None = None,
+        **settings: Unpack[StandaloneConsumerSettings],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Consumer[bytes, bytes],
+        *topics: str,
+        on_assigned: Told | None = None,
+        on_revoked: Told | None = None,
+        on_lost: Told | None = None,
+        config: Mapping[str, Any] | None = None,
+        **settings: Unpack[StandaloneConsumerSettings],
+    ) -> None: ...
+
+    def __init__(
+        self,
+        *topics: Any,
+        on_assigned: Told | None = None,
+        on_revoked: Told | None = None,
+        on_lost: Told | None = None,
+        config: Mapping[str, Any] | None = None,
+        **settings: Unpack[StandaloneConsumerSettings],
+    ) -> None:
+        """With a connection of its own; ``Client.consume`` makes one that shares. Raises ConfigError, ConnectError."""
+        taken = checked(StandaloneConsumerSettings, settings, config)
+        loop, cluster = own_cluster(taken)
+        taken.pop("request_timeout_ms", None)
+        try:
+            self._begin(cluster, loop, topics, (on_assigned, on_revoked, on_lost), taken)
+        except BaseException:
+            loop.run(cluster.close())
+            raise
+        self._own_cluster = cluster
+
+    @classmethod
+    def of(
+        cls,
+        cluster: Cluster,
+        background: Background,
+        topics: Sequence[Any],
+        told: tuple[Told | None, Told | None, Told | None],
+        settings: dict[str, Any],
+    ) -> Consumer[Any, Any]:
+        """On a connection that others share; the settings were checked. Raises ConfigError."""
+        self = cls.__new__(cls)
+        self._begin(cluster, background, topics, told, settings)
+        return self
+
+    def _begin(
+        self,
+        cluster: Cluster,
+        background: Background,
+        topics: Sequence[Any],
+        told: tuple[Told | None, Told | None, Told | None],
+        settings: dict[str, Any],
+    ) -> None:
+        assigned, revoked, lost = map(on_thread, told)
+
+        async def make() -> Subscriber[Any, Any]:
+            return Subscriber(
+                cluster, typed(topics), on_assigned=assigned, on_revoked=revoked, on_lost=lost, **settings
+            )
+
+        self._core: Subscriber[K, V] = background.run(make())
         self._background = background
+        self._own_cluster = None
         self._started = False
         self._closed = False
 
@@ -126,8 +201,12 @@ class Consumer(Generic[K, V]):
             return
         self._closed = True
         closed(self)
-        if self._started:
-            self._background.run(self._core.close())
+        try:
+            if self._started:
+                self._background.run(self._core.close())
+        finally:
+            if self._own_cluster is not None:
+                self._background.run(self._own_cluster.close())
 
     def close_at_exit(self, timeout_s: float) -> None:
         """The interpreter exits: leave the group, so that others need not wait for the session to end."""

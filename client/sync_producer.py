@@ -12,14 +12,14 @@ from typing import Any, NamedTuple, TypeVar, Unpack, overload
 
 from logeion.wire.errors import LogeionError
 
-from .background import Background, closed, log, opened
+from .background import Background, closed, log, opened, own_cluster
 from .cluster import Cluster
 from .deliveries import Delivery, RecordMetadata
 from .errors import BufferFullError, ClosedError
 from .producer import Headers
 from .producer import Producer as Core
 from .record_bytes import size_bound
-from .settings import ProducerSettings, checked
+from .settings import StandaloneProducerSettings, checked
 from .topics import Topic
 
 K = TypeVar("K")
@@ -137,20 +137,37 @@ class _Staged(NamedTuple):
 
 
 class Producer:
-    """Publishes records; made by ``Client.producer``. Leaving its ``with`` flushes, so does the interpreter's exit.
+    """Publishes records, alone or made by ``Client.producer``.
 
-    Idempotent with acks="all" unless told otherwise. May be used by several threads at once.
+    Leaving its ``with`` flushes, so does the interpreter's exit. Idempotent with acks="all" unless told otherwise. May
+    be used by several threads at once.
     """
 
+    _own_cluster: Cluster | None
+
     def __init__(
-        self,
-        cluster: Cluster,
-        background: Background,
-        config: Mapping[str, Any] | None = None,
-        **settings: Unpack[ProducerSettings],
+        self, *, config: Mapping[str, Any] | None = None, **settings: Unpack[StandaloneProducerSettings]
     ) -> None:
+        """With a connection of its own; ``Client.producer`` makes one that shares. Raises ConfigError, ConnectError."""
+        taken = checked(StandaloneProducerSettings, settings, config)
+        loop, cluster = own_cluster(taken)
+        try:
+            self._begin(cluster, loop, taken)
+        except BaseException:
+            loop.run(cluster.close())
+            raise
+        self._own_cluster = cluster
+
+    @classmethod
+    def of(cls, cluster: Cluster, background: Background, settings: dict[str, Any]) -> Producer:
+        """On a connection that others share; the settings were checked. Raises ConfigError."""
+        self = cls.__new__(cls)
+        self._begin(cluster, background, settings)
+        return self
+
+    def _begin(self, cluster: Cluster, background: Background, taken: dict[str, Any]) -> None:
         self.background = background
-        taken = checked(ProducerSettings, settings, config)
+        self._own_cluster = None
         buffer = taken.get("buffer_memory", 32 * 1024 * 1024)
         self._stage_limit = min(STAGE_BYTES, max(buffer // 4, 1))
         taken["buffer_memory"] = max(buffer - self._stage_limit, 1)
@@ -266,6 +283,8 @@ class Producer:
                 self._room.notify_all()
             closed(self)
             self.background.run(self._end())
+            if self._own_cluster is not None:
+                self.background.run(self._own_cluster.close())
 
     def close_at_exit(self, timeout_s: float) -> None:
         """The interpreter exits: send what there is, and say what could not be sent."""

@@ -136,3 +136,15 @@ def test_settings_that_nobody_knows_are_refused(bootstrap: str) -> None:
             client.producer(liger_ms=3)  # type: ignore[call-arg]
         with pytest.raises(ConfigError, match="did you mean batch_size"):
             client.producer(config={"batch.sise": "1"})
+
+
+def test_producers_consumers_and_admins_also_stand_alone(bootstrap: str, topic: str) -> None:
+    with logeion.Producer(bootstrap_servers=bootstrap, client_id="alone", linger_ms=0) as producer:
+        producer.send(topic, b"one").result(10)
+    orders = logeion.Topic(topic, value=int, on_decode_error="skip")
+    with logeion.Producer(config={"bootstrap.servers": bootstrap}) as producer:
+        producer.send(orders, 1)
+    with logeion.Consumer(orders, bootstrap_servers=[bootstrap], auto_offset_reset="earliest") as consumer:
+        assert next(iter(consumer)).value == 1
+    with logeion.Admin(bootstrap_servers=bootstrap) as admin:
+        assert admin.topic(topic).name == topic
