@@ -130,6 +130,30 @@ def test_what_was_sent_leaves_before_the_interpreter_does(bootstrap: str, topic:
         assert ends(client, topic) == 100
 
 
+def test_what_cannot_be_sent_before_the_interpreter_exits_is_said(
+    broker: tuple[str, Broker | None], topic: str
+) -> None:
+    address, process = broker
+    if process is None:
+        pytest.skip("stops a process of Logeion; KAFKA_BOOTSTRAP names another broker")
+    gateway = process.pid_of("gateway")
+    code = (
+        "import logeion, logeion.client.background, os, signal, sys\n"
+        "logeion.client.background.EXIT_S = 0.2\n"
+        "producer = logeion.connect(sys.argv[1]).producer()\n"
+        "producer.send(sys.argv[2], b'sent').result(10)\n"
+        "os.kill(int(sys.argv[3]), signal.SIGSTOP)\n"
+        "for n in range(7): producer.send(sys.argv[2], b'%d' % n)\n"
+    )
+    command = [sys.executable, "-c", code, address, topic, str(gateway)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    finally:
+        os.kill(gateway, signal.SIGCONT)
+    assert done.returncode == 0
+    assert "7 records that were not acknowledged" in done.stderr
+
+
 def test_settings_that_nobody_knows_are_refused(bootstrap: str) -> None:
     with logeion.connect(config={"bootstrap.servers": bootstrap, "request.timeout.ms": "5000"}) as client:
         with pytest.raises(ConfigError, match="did you mean linger_ms"):
