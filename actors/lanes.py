@@ -191,9 +191,7 @@ class Lane:
         self.call(message, payload, on_reply=on_reply, timeout_s=timeout_s)
         return await future
 
-    def tell(
-        self, message: Message, payload: Sequence[Buffer] = (), on_sent: Callable[[], None] | None = None
-    ) -> None:
+    def tell(self, message: Message, payload: Sequence[Buffer] = (), on_sent: Callable[[], None] | None = None) -> None:
         """Say something that has no answer; lost if the lane closes."""
         self._stream.write(_pack(0, message, payload)[0], on_sent)
 

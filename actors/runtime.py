@@ -124,9 +124,7 @@ class Shell:
     def fail(self, error: BaseException) -> NoReturn:
         """Log, and end the process: doubt means exit."""
         expected = isinstance(error, ConfigError)
-        log.critical(
-            "actor ends actor=%s error=%s", self.spec.actor, error, exc_info=None if expected else error
-        )
+        log.critical("actor ends actor=%s error=%s", self.spec.actor, error, exc_info=None if expected else error)
         with contextlib.suppress(OSError):
             (self.spec.run_dir / FAILURE).write_text(f"{self.spec.actor}: {error}")
         os._exit(EXIT_CONFIG if expected else EXIT_CRASH)

@@ -50,7 +50,6 @@ from .rows import actor_rows
 log = logging.getLogger(__name__)
 
 
-
 class NodeShell(Shell):
     """The machine's effects: messages to the Supervisor, the Controller, the actors; directories; the admin HTTP."""
 
