@@ -53,7 +53,8 @@ class Member:
                     self.consumer.close()
                     say("closed")
                     return
-            got = self.consumer.poll(timeout_ms=50)
+            # A shorter poll than its metadata takes would keep this client from ever joining again with a new topic.
+            got = self.consumer.poll(timeout_ms=1000 if self.wanted.pattern else 50)
             self.owned.now((p.topic, p.partition) for p in self.consumer.assignment())
             for where, records in got.items():
                 for each in records:
