@@ -285,17 +285,8 @@ class Companions:
         process = self._process(hello.actor)
         if process is None:
             process = self._stranger(hello.actor, hello.incarnation, hello.pid, 0, now)
-        if process.incarnation != hello.incarnation:
+        if not process.greeted(hello):
             return
-        process.connected = True
-        process.pid = process.pid or hello.pid
-        if process.epoch is None:
-            process.topic_id, process.partition, process.epoch = hello.topic_id, hello.partition, hello.epoch
-        if process.state == "stopping":
-            return
-        process.deadline = None
-        if process.state == "asked":
-            process.state = "starting"
         if hello.topic_id is not None and hello.partition is not None:
             self.all[hello.actor].key = (hello.topic_id, hello.partition)
             self.follow((hello.topic_id, hello.partition), now)

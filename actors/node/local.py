@@ -40,6 +40,21 @@ class Process(msgspec.Struct, kw_only=True):
     deadline: float | None = None
     configs: dict[str, str] | None = None
 
+    def greeted(self, hello: m.Hello) -> bool:
+        """It has connected (again): whether it is this incarnation, and not on its way out."""
+        if self.incarnation != hello.incarnation:
+            return False
+        self.connected = True
+        self.pid = self.pid or hello.pid
+        if self.epoch is None:
+            self.topic_id, self.partition, self.epoch = hello.topic_id, hello.partition, hello.epoch
+        if self.state == "stopping":
+            return False
+        self.deadline = None
+        if self.state == "asked":
+            self.state = "starting"
+        return True
+
 
 class Backoff(msgspec.Struct, kw_only=True):
     """How soon the next process of an actor may start after one has ended by itself."""

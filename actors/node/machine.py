@@ -447,17 +447,8 @@ class NodeMachine:
             # A predecessor had it started, and was told so.
             self._stranger(hello.actor, hello.incarnation, hello.pid, 0, now)
             process = self.processes[hello.actor]
-        if process.incarnation != hello.incarnation:
+        if not process.greeted(hello):
             return
-        process.connected = True
-        process.pid = process.pid or hello.pid
-        if process.epoch is None:
-            process.topic_id, process.partition, process.epoch = hello.topic_id, hello.partition, hello.epoch
-        if process.state == "stopping":
-            return
-        process.deadline = None
-        if process.state == "asked":
-            process.state = "starting"
         local = self._local_of(process)
         if local is not None:
             self._directories.setdefault(local.directory, local.key)
