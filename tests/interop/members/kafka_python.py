@@ -53,8 +53,8 @@ class Member:
                     self.consumer.close()
                     say("closed")
                     return
-            # A shorter poll than its metadata takes would keep this client from ever joining again with a new topic.
-            got = self.consumer.poll(timeout_ms=1000 if self.wanted.pattern else 50)
+            # Polls shorter than a join or a metadata refresh takes can leave this client (3.0.12) half joined for ever.
+            got = self.consumer.poll(timeout_ms=1000)
             self.owned.now((p.topic, p.partition) for p in self.consumer.assignment())
             for where, records in got.items():
                 for each in records:
