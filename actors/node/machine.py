@@ -383,6 +383,7 @@ class NodeMachine:
             self._effects.append(Stop(actor=event.actor, incarnation=event.incarnation, force=True))
 
     def _exited(self, event: m.ActorExited, now: float) -> None:
+        self._forget_early(event)
         process = self.processes.get(event.actor)
         if process is None or process.incarnation != event.incarnation:
             return
@@ -396,6 +397,15 @@ class NodeMachine:
                     local.note_exit(process, now)
                 self._effects.append(ToGateways(message=local.stopped(process.epoch)))
             self._reconcile(key, now)
+
+    def _forget_early(self, event: m.ActorExited) -> None:
+        """What a process said before the Supervisor's list must not outlive it: it would be believed to run for ever."""
+        greeted = self._early.get((event.actor, Greeted))
+        if isinstance(greeted, Greeted) and greeted.hello.incarnation == event.incarnation:
+            del self._early[event.actor, Greeted]
+        reported = self._early.get((event.actor, Reported))
+        if isinstance(reported, Reported) and reported.incarnation == event.incarnation:
+            del self._early[event.actor, Reported]
 
     def _remove_unknown(self, process: Process) -> None:
         """A process that a predecessor had started late may have made a deleted topic's directory again.
