@@ -212,7 +212,7 @@ def rebalance(broker: Broker, folder: Path) -> None:
     produced(broker, "rebalance", 12)
     everything = {("rebalance", partition) for partition in range(12)}
     options = {"bootstrap": broker.bootstrap, "topics": ["rebalance"], "quiet": True}
-    for module, extra in (("kafka_python", {}), ("confluent", {}), ("confluent", {"protocol": "consumer"})):
+    for module, extra in (("aiokafka_", {}), ("confluent", {}), ("confluent", {"protocol": "consumer"})):
         group = f"rebalance-{module}-{len(extra)}"
         members = [MemberProcess.python(module, folder / f"{n}.err", group=group, **options, **extra) for n in range(3)]
         leaving: list[float] = []

@@ -399,7 +399,7 @@ class NodeMachine:
             self._reconcile(key, now)
 
     def _forget_early(self, event: m.ActorExited) -> None:
-        """What a process said before the Supervisor's list must not outlive it: it would be believed to run for ever."""
+        """What a process said before the Supervisor's list must not outlive it: it would be believed to run."""
         greeted = self._early.get((event.actor, Greeted))
         if isinstance(greeted, Greeted) and greeted.hello.incarnation == event.incarnation:
             del self._early[event.actor, Greeted]

@@ -337,8 +337,9 @@ def test_a_start_of_the_predecessor_that_comes_late_gives_way(host: Host) -> Non
 def test_a_process_that_spoke_and_died_before_the_list_came_is_not_believed_to_run() -> None:
     """Found by the storm (test_node_epochs): its greeting was kept for later, and its exit was not."""
     host = Host()
-    host.create("orders")
     host.connect()
+    host.create("orders")
+    host.catch_up()
     # The node dies with its order under way, which is carried out while its successor knows nobody yet.
     order = host.to_supervisor.popleft()
     host.boot()
