@@ -276,7 +276,7 @@ def test_what_a_dead_member_owned_is_owned_again_within_its_session_and_a_second
 ) -> None:
     topic = make_topic(partitions=PARTITIONS)
     pairs = []
-    for kind in ("kafka-python", "confluent"):
+    for kind in ("aiokafka", "confluent"):
         options = {"group": f"dead-{kind}-{topic}", "topics": [topic], "session_ms": 6_000}
         pairs.append((start(kind, **options), start(kind, **options)))
     for pair in pairs:
