@@ -51,9 +51,10 @@ demo: install ## publish the standard library's source, kill a partition half wa
 	$(BIN)/logeion demo
 
 .PHONY: sim
-sim: install ## simulate a group's machine: SEEDS=10000 worlds from SEED=0 on, both protocols
+sim: install ## simulate a group's machine, both protocols, and the quorum's Raft: SEEDS=10000 worlds from SEED=0 on
 	$(PY) -m tests.sim.group_world --start $(SEED) --seeds $(SEEDS) --protocol classic
 	$(PY) -m tests.sim.group_world --start $(SEED) --seeds $(SEEDS) --protocol consumer
+	$(PY) -m tests.sim.raft_world --start $(SEED) --seeds $(SEEDS)
 
 .PHONY: fuzz
 fuzz: install ## damaged frames: FRAMES=1000000 into the decoders, 20,000 into a live node, from SEED=0
