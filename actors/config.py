@@ -64,10 +64,36 @@ class StorageSection(Section, frozen=True, kw_only=True):
 
 class ClusterSection(Section, frozen=True, kw_only=True):
     """``id`` names the cluster of a new data directory (empty: a random one); ``secret_file`` (mode 0600) holds what
-    the hosts of a cluster know of each other."""
+    the hosts of a cluster know of each other. ``voters`` are the nodes of the metadata quorum as ID@HOST:PORT, the
+    address being that node's cluster port; none: this node alone. Other hosts' lanes are accepted at ``bind`` and
+    ``port`` (only if there are voters), and sent to ``advertise`` (HOST[:PORT], empty: the bound address)."""
 
     id: Annotated[str, Meta(max_length=64, pattern=r"^[A-Za-z0-9._-]*$")] = ""
     secret_file: str = ""
+    voters: list[str] = []
+    bind: str = "127.0.0.1"
+    port: Port = 9645
+    advertise: str = ""
+
+
+class ControllerSection(Section, frozen=True, kw_only=True):
+    """``heartbeat_ms`` is broker.heartbeat.interval.ms, ``session_ms`` broker.session.timeout.ms, ``election_ms``
+    controller.quorum.election.timeout.ms (the shortest; each voter adds a random part of it), ``rebalance_ms`` how
+    often leaders are moved back to preferred replicas (0: never)."""
+
+    heartbeat_ms: Annotated[int, Meta(ge=10, le=60_000)] = 100
+    session_ms: Annotated[int, Meta(ge=100, le=600_000)] = 1_000
+    election_ms: Annotated[int, Meta(ge=50, le=60_000)] = 500
+    rebalance_ms: Milliseconds = 30_000
+
+
+class ReplicaSection(Section, frozen=True, kw_only=True):
+    """Followers. ``lag_time_max_ms`` is replica.lag.time.max.ms, ``fetch_wait_ms`` how long a fetch is parked at a
+    leader without news, ``fetch_max_bytes`` the most that one answer carries."""
+
+    lag_time_max_ms: Annotated[int, Meta(ge=100, le=INT_MAX)] = 1_500
+    fetch_wait_ms: Annotated[int, Meta(ge=10, le=600_000)] = 30_000
+    fetch_max_bytes: Annotated[int, Meta(ge=1, le=2**30)] = 4_194_304
 
 
 class TopicsSection(Section, frozen=True, kw_only=True):
@@ -75,7 +101,8 @@ class TopicsSection(Section, frozen=True, kw_only=True):
     auto.create.topics.enable; ``configs`` are defaults of topic configs by Kafka's names."""
 
     partitions: Annotated[int, Meta(ge=1, le=100_000)] = 1
-    replication_factor: Annotated[int, Meta(ge=1, le=32_767)] = 1
+    # 0: three, or as many as there are nodes.
+    replication_factor: Annotated[int, Meta(ge=0, le=32_767)] = 0
     auto_create: bool = True
     configs: dict[str, str] = {}
 
@@ -106,6 +133,8 @@ class GroupsSection(Section, frozen=True, kw_only=True):
     """Kafka's group settings. ``offsets_partitions`` counts when ``__consumer_offsets`` is created, not later."""
 
     offsets_partitions: Annotated[int, Meta(ge=1, le=1000)] = 1
+    # 0: three, or as many as there are nodes when the topic is created.
+    offsets_replication_factor: Annotated[int, Meta(ge=0, le=32_767)] = 0
     min_session_timeout_ms: Milliseconds = 6_000
     max_session_timeout_ms: Milliseconds = 1_800_000
     initial_rebalance_delay_ms: Milliseconds = 0
@@ -141,6 +170,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     listeners: ListenersSection = ListenersSection()
     storage: StorageSection = StorageSection()
     cluster: ClusterSection = ClusterSection()
+    controller: ControllerSection = ControllerSection()
+    replica: ReplicaSection = ReplicaSection()
     topics: TopicsSection = TopicsSection()
     gateway: GatewaySection = GatewaySection()
     limits: LimitsSection = LimitsSection()

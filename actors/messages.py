@@ -10,6 +10,35 @@ from __future__ import annotations
 
 import msgspec
 
+from .cluster_messages import (
+    AlterPartition as AlterPartition,
+    ChangeVoters as ChangeVoters,
+    DescribeQuorum as DescribeQuorum,
+    DownReplica as DownReplica,
+    Drain as Drain,
+    ElectLeaders as ElectLeaders,
+    FeatureChange as FeatureChange,
+    FetchLog as FetchLog,
+    Heartbeat as Heartbeat,
+    HeartbeatAnswered as HeartbeatAnswered,
+    LogFetched as LogFetched,
+    PartitionAltered as PartitionAltered,
+    PartitionResult as PartitionResult,
+    PartitionsDecided as PartitionsDecided,
+    PartitionToElect as PartitionToElect,
+    PartitionToReassign as PartitionToReassign,
+    Peer as Peer,
+    Persisted as Persisted,
+    QuorumDescribed as QuorumDescribed,
+    ReassignPartitions as ReassignPartitions,
+    Recorded as Recorded,
+    ReplicasDown as ReplicasDown,
+    Slice as Slice,
+    Suspect as Suspect,
+    UpdateFeatures as UpdateFeatures,
+    VoterState as VoterState,
+    Watermark as Watermark,
+)
 from .group_messages import (
     CommitOffsets as CommitOffsets,
     ConsumerHeartbeat as ConsumerHeartbeat,
@@ -236,6 +265,10 @@ class RegisterNode(Message, frozen=True, kw_only=True):
     rack: str | None = None
     admin: str = ""
     clean: bool = False
+    cluster_host: str = ""
+    cluster_port: int = 0
+    boot_id: str = ""
+    features: dict[str, list[int]] = {}
 
 
 class NodeRegistered(Message, frozen=True, kw_only=True):
@@ -551,6 +584,26 @@ AnyMessage = (
     | CoordinatorStopped
     | IndexRunning
     | IndexStopped
+    | AlterPartition
+    | ChangeVoters
+    | DescribeQuorum
+    | Drain
+    | ElectLeaders
+    | FetchLog
+    | Heartbeat
+    | HeartbeatAnswered
+    | LogFetched
+    | PartitionAltered
+    | PartitionsDecided
+    | Persisted
+    | QuorumDescribed
+    | ReassignPartitions
+    | Recorded
+    | ReplicasDown
+    | Slice
+    | Suspect
+    | UpdateFeatures
+    | Watermark
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -24,7 +24,11 @@ class ClusterCreated(MetadataEntry, frozen=True, kw_only=True):
 
 
 class BrokerRegistered(MetadataEntry, frozen=True, kw_only=True):
-    """A node's registration; its broker epoch is this record's offset (KIP-631)."""
+    """A node's registration; its broker epoch is this record's offset (KIP-631). It begins fenced.
+
+    ``cluster_host`` and ``cluster_port`` are where other hosts' lanes are accepted (port 0: nowhere); ``boot_id`` tells
+    a host's crash from its processes'; ``features`` maps a feature to the [min, max] levels this release supports.
+    """
 
     node: int
     incarnation: str
@@ -34,6 +38,26 @@ class BrokerRegistered(MetadataEntry, frozen=True, kw_only=True):
     broker_epoch: int
     rack: str | None = None
     admin: str = ""
+    cluster_host: str = ""
+    cluster_port: int = 0
+    boot_id: str = ""
+    features: dict[str, list[int]] = {}
+
+
+class BrokerChanged(MetadataEntry, frozen=True, kw_only=True):
+    """Whether this registration is fenced (leads nothing, is in no ISR), and whether it is shutting down (KIP-841)."""
+
+    node: int
+    broker_epoch: int
+    fenced: bool
+    shutting_down: bool = False
+
+
+class FeatureLevelSet(MetadataEntry, frozen=True, kw_only=True):
+    """A feature's finalised level (KIP-584), 0 for none; ``metadata.version`` is one of them."""
+
+    name: str
+    level: int
 
 
 class TopicCreated(MetadataEntry, frozen=True, kw_only=True):
@@ -51,7 +75,12 @@ class TopicDeleted(MetadataEntry, frozen=True, kw_only=True):
 
 
 class PartitionChanged(MetadataEntry, frozen=True, kw_only=True):
-    """All that the controller says of one partition; replaces what it said before."""
+    """All that the controller says of one partition; replaces what it said before.
+
+    ``leader`` -1: nobody. ``elr`` are eligible though out of the ISR, ``last_known`` the last leader of an empty ISR
+    and ELR (KIP-966). ``recovering``: elected uncleanly, so alone in the ISR until it says that it has recovered.
+    ``adding`` and ``removing`` are the replicas of a reassignment under way (KIP-455).
+    """
 
     topic_id: str
     partition: int
@@ -61,6 +90,10 @@ class PartitionChanged(MetadataEntry, frozen=True, kw_only=True):
     leader_epoch: int
     partition_epoch: int
     elr: list[int] = []
+    last_known: list[int] = []
+    recovering: bool = False
+    adding: list[int] = []
+    removing: list[int] = []
 
 
 class ConfigChanged(MetadataEntry, frozen=True, kw_only=True):
@@ -81,6 +114,8 @@ class ProducerIdsReserved(MetadataEntry, frozen=True, kw_only=True):
 MetadataRecord = (
     ClusterCreated
     | BrokerRegistered
+    | BrokerChanged
+    | FeatureLevelSet
     | TopicCreated
     | TopicDeleted
     | PartitionChanged
@@ -116,6 +151,10 @@ class MetadataImage:
         # Grows with what Metadata answers show of brokers, as ``Topic.changed`` does for a topic.
         self.brokers_changed = 0
         self.brokers: dict[int, BrokerRegistered] = {}
+        # Registered, and these: fenced (as every registration begins), on its way out.
+        self.fenced: set[int] = set()
+        self.shutting_down: set[int] = set()
+        self.features: dict[str, int] = {}
         self.topics: dict[str, Topic] = {}
         self.next_producer_id = 0
         self.defaults = dict(defaults)
@@ -130,8 +169,23 @@ class MetadataImage:
                 self.cluster_id = record.cluster_id
                 self.metadata_version = record.metadata_version
             case BrokerRegistered():
+                known = self.brokers.get(record.node)
                 self.brokers[record.node] = record
+                if known is None or known.broker_epoch != record.broker_epoch:
+                    self.fenced.add(record.node)
+                    self.shutting_down.discard(record.node)
                 self.brokers_changed = self.version
+            case BrokerChanged():
+                broker = self.brokers.get(record.node)
+                if broker is not None and broker.broker_epoch == record.broker_epoch:
+                    _put(self.fenced, record.node, record.fenced)
+                    _put(self.shutting_down, record.node, record.shutting_down)
+                    self.brokers_changed = self.version
+            case FeatureLevelSet():
+                if record.level:
+                    self.features[record.name] = record.level
+                else:
+                    self.features.pop(record.name, None)
             case TopicCreated():
                 self.topics[record.topic_id] = Topic(
                     topic_id=record.topic_id,
@@ -181,6 +235,10 @@ class MetadataImage:
         image.apply_all(records)
         return image
 
+    def eligible(self, node: int) -> bool:
+        """Whether this node may lead and be in an ISR: registered, not fenced, not shutting down."""
+        return node in self.brokers and node not in self.fenced and node not in self.shutting_down
+
     def topic(self, name: str) -> Topic | None:
         """The topic of this name."""
         topic_id = self._ids.get(name)
@@ -209,6 +267,17 @@ class MetadataImage:
         if self.cluster_id:
             found.append(ClusterCreated(cluster_id=self.cluster_id, metadata_version=self.metadata_version))
         found += self.brokers.values()
+        found += (
+            BrokerChanged(
+                node=node,
+                broker_epoch=broker.broker_epoch,
+                fenced=node in self.fenced,
+                shutting_down=node in self.shutting_down,
+            )
+            for node, broker in self.brokers.items()
+            if node not in self.fenced or node in self.shutting_down
+        )
+        found += (FeatureLevelSet(name=name, level=level) for name, level in self.features.items())
         for topic in self.topics.values():
             found.append(TopicCreated(topic_id=topic.topic_id, name=topic.name, internal=topic.internal))
             found += topic.partitions.values()
@@ -217,3 +286,10 @@ class MetadataImage:
         if self.next_producer_id:
             found.append(ProducerIdsReserved(next_id=self.next_producer_id))
         return found
+
+
+def _put(nodes: set[int], node: int, present: bool) -> None:
+    if present:
+        nodes.add(node)
+    else:
+        nodes.discard(node)

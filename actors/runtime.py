@@ -29,7 +29,7 @@ from logeion.wire.errors import ConfigError
 
 from .config import Config
 from .lanes import Lane, LaneError, dial, introduce, socket_path
-from .messages import AnyMessage, Hello, Message, Ping, Pong, StateChanged, decode, encode
+from .messages import AnyMessage, Hello, Message, Ping, Pong, Slice, StateChanged, decode, encode
 from .stream import Frame
 from .thespian_traps import own_logging, printable, restore_fault_signals
 
@@ -59,6 +59,8 @@ class ActorSpec(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int | None = None
     configs: dict[str, str] = {}
     group: str | None = None
+    # What a Partition or Replica starts with; a newer one comes by Node's lane.
+    slice: Slice | None = None
 
     @property
     def run_dir(self) -> Path:

@@ -91,7 +91,8 @@ def create(
         if partitions < 1:
             raise InvalidPartitionsError(f"a topic needs at least one partition, {partitions} were asked for")
         _check_room(image, defaults, partitions)
-        factor = defaults.replication_factor if wanted.replication_factor == -1 else wanted.replication_factor
+        default = defaults.replication_factor or min(3, len(image.brokers))
+        factor = default if wanted.replication_factor == -1 else wanted.replication_factor
         _check_factor(image, factor)
         replicas = place(list(image.brokers), partitions, factor, _placed(image))
     topic_id = new_id()
