@@ -1,12 +1,14 @@
 """A topic's configuration: Kafka's keys, types, defaults and limits, and the struct a log works with.
 
 ``TOPIC_CONFIGS`` is the one table: CreateTopics and AlterConfigs validate by it, DescribeConfigs shows it,
-``LogConfig`` is read through it. Values travel as strings, as in Kafka.
+``LogConfig`` is read through it. Values travel as strings, as in Kafka. ``BROKER_CONFIGS`` are the few keys of a
+broker that can be changed while it runs.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -91,6 +93,16 @@ def _anything(_value: Value) -> str:
     return ""
 
 
+_REPLICA = re.compile(r"[0-9]+:[0-9]+")
+
+
+def _replicas(value: Value) -> str:
+    assert isinstance(value, list)
+    if value == ["*"] or all(_REPLICA.fullmatch(item) for item in value):
+        return ""
+    return "must be *, or PARTITION:BROKER, several separated by commas"
+
+
 _CODECS = ("producer", "uncompressed", "gzip", "snappy", "lz4", "zstd")
 
 
@@ -117,7 +129,15 @@ TOPIC_CONFIGS: dict[str, TopicConfig] = _table(
         _between(0, LONG_MAX),
         "with logeion.flush=interval: sync after so long (unset: 1000)",
     ),
+    (
+        "follower.replication.throttled.replicas",
+        LIST,
+        "",
+        _replicas,
+        "replicas whose fetching is throttled (KIP-73)",
+    ),
     ("index.interval.bytes", INT, "4096", _between(0, INT_MAX), "log bytes between two entries of the offset index"),
+    ("leader.replication.throttled.replicas", LIST, "", _replicas, "replicas whose leader is throttled (KIP-73)"),
     (
         "max.compaction.lag.ms",
         LONG,
@@ -152,6 +172,32 @@ TOPIC_CONFIGS: dict[str, TopicConfig] = _table(
     ("segment.ms", LONG, "604800000", _between(1, LONG_MAX), "age at which a segment is closed"),
     ("unclean.leader.election.enable", BOOLEAN, "false", _anything, "may a replica outside the ISR lead"),
     ("logeion.flush", STRING, "ack", _one_of("ack", "interval", "os"), "sync before the ack, at intervals, or never"),
+)
+
+
+# Set on one broker, or as the default of all of them; Kafka's tools set all three and take them back.
+BROKER_CONFIGS: dict[str, TopicConfig] = _table(
+    (
+        "follower.replication.throttled.rate",
+        LONG,
+        str(LONG_MAX),
+        _between(0, LONG_MAX),
+        "bytes a second for throttled replicas that follow here (KIP-73)",
+    ),
+    (
+        "leader.replication.throttled.rate",
+        LONG,
+        str(LONG_MAX),
+        _between(0, LONG_MAX),
+        "bytes a second for throttled replicas that are led here (KIP-73)",
+    ),
+    (
+        "replica.alter.log.dirs.io.max.bytes.per.second",
+        LONG,
+        str(LONG_MAX),
+        _between(0, LONG_MAX),
+        "kept for Kafka's tools: there is one log directory",
+    ),
 )
 
 
