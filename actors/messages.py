@@ -246,12 +246,17 @@ class Subscribe(Message, frozen=True, kw_only=True):
 
 
 class Committed(Message, frozen=True, kw_only=True):
-    """Controller to a subscriber: committed records, the first at ``offset``; a snapshot replaces all before it."""
+    """Controller to a subscriber: committed records, the first at ``offset``; a snapshot replaces all before it.
+
+    ``leader`` is the node that leads the quorum as far as the sender knows, -1 for nobody; a change of it alone is
+    told with no records.
+    """
 
     offset: int
     next_offset: int
     records: list[MetadataRecord]
     snapshot: bool = False
+    leader: int = -1
 
 
 class RegisterNode(Message, frozen=True, kw_only=True):
