@@ -136,21 +136,27 @@ def settle_ports(config: Config) -> Config:
     """
     listeners = msgspec.structs.replace(config.listeners, port=_free(config.listeners.bind, config.listeners.port))
     http = msgspec.structs.replace(
-        config.http, port=_free(config.http.bind, config.http.port, but=listeners.port, flag="--admin-port")
+        config.http, port=_free(config.http.bind, config.http.port, but=(listeners.port,), setting="--admin-port")
     )
-    return msgspec.structs.replace(config, listeners=listeners, http=http)
+    taken = (listeners.port, http.port)
+    cluster = config.cluster
+    if cluster.voters:
+        cluster = msgspec.structs.replace(
+            cluster, port=_free([cluster.bind], cluster.port, but=taken, setting="cluster.port")
+        )
+    return msgspec.structs.replace(config, listeners=listeners, http=http, cluster=cluster)
 
 
-def _free(addresses: list[str], port: int, *, but: int = 0, flag: str = "--port") -> int:
+def _free(addresses: list[str], port: int, *, but: tuple[int, ...] = (), setting: str = "--port") -> int:
     if port:
-        if port == but:
-            raise ConfigError(f"port {port} cannot be both the Kafka port and the admin port; choose another {flag}")
+        if port in but:
+            raise ConfigError(f"port {port} is meant for two purposes; choose another {setting}")
         _probe(addresses, port)
         return port
     top = _first_ephemeral()
     for _ in range(PORT_TRIES):
         candidate = random.randrange(min(PORT_MIN, top - 1000), top)
-        if candidate == but:
+        if candidate in but:
             continue
         try:
             _probe(addresses, candidate)
@@ -159,7 +165,7 @@ def _free(addresses: list[str], port: int, *, but: int = 0, flag: str = "--port"
         return candidate
     # Either everything is taken, or the addresses are not ours; the ordinary attempt says which.
     _probe(addresses, 0)
-    raise ConfigError(f"found no port that is free on all of {', '.join(addresses)}; choose one with {flag}")
+    raise ConfigError(f"found no port that is free on all of {', '.join(addresses)}; choose one with {setting}")
 
 
 def _probe(addresses: list[str], port: int) -> None:

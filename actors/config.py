@@ -21,6 +21,7 @@ from logeion.log.config import validate
 from logeion.wire.errors import ConfigError
 
 INT_MAX = 2**31 - 1
+VOTERS_MAX = 9
 
 NodeId = Annotated[int, Meta(ge=0, le=INT_MAX)]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
@@ -195,6 +196,22 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             defaults.setdefault("logeion.flush", self.storage.flush)
         return defaults
 
+    def voters(self) -> dict[int, tuple[str, int]]:
+        """The metadata quorum: node id to host and cluster port; none for a node that is alone."""
+        return dict(map(parse_voter, self.cluster.voters))
+
+    def cluster_address(self) -> tuple[str, int]:
+        """Where other hosts find this node's cluster port; ("", 0) for a node that is alone.
+
+        That is what it advertises, else its own entry among the voters, else what it binds.
+        """
+        cluster = self.cluster
+        if not cluster.voters:
+            return "", 0
+        if cluster.advertise:
+            return parse_address(cluster.advertise, cluster.port)
+        return self.voters().get(self.node.id, (cluster.bind, cluster.port))
+
 
 class Loaded(msgspec.Struct, frozen=True):
     """A configuration, and for each ``section.key`` the origin of its value."""
@@ -334,6 +351,45 @@ def _check_meaning(config: Config, origins: Mapping[str, str]) -> None:
             parse_address(config.listeners.advertise, 0)
         except ConfigError as error:
             raise ConfigError(f"{origins['listeners.advertise']}: listeners.advertise: {error}") from error
+
+    _check_cluster(config, origins)
+
+
+def _check_cluster(config: Config, origins: Mapping[str, str]) -> None:
+    cluster = config.cluster
+
+    def fault(setting: str, cause: object) -> ConfigError:
+        return ConfigError(f"{origins[f'cluster.{setting}']}: cluster.{setting}: {cause}")
+
+    seen: dict[int, str] = {}
+    places: dict[tuple[str, int], str] = {}
+    for entry in cluster.voters:
+        try:
+            node, place = parse_voter(entry)
+        except ConfigError as error:
+            raise fault("voters", error) from error
+        twin = seen.get(node) or places.get(place)
+        if twin is not None:
+            raise fault("voters", f"{twin!r} and {entry!r} have the same {'id' if node in seen else 'address'}")
+        seen[node] = places[place] = entry
+    if len(seen) > VOTERS_MAX:
+        raise fault("voters", f"{len(seen)} of them; 1, 3 or 5 are useful, more only slow each other down")
+    if cluster.advertise:
+        try:
+            parse_address(cluster.advertise, 0)
+        except ConfigError as error:
+            raise fault("advertise", error) from error
+
+
+def parse_voter(text: str) -> tuple[int, tuple[str, int]]:
+    """``ID@HOST:PORT``; raises ``ConfigError``."""
+    number, at, address = text.partition("@")
+    if not at or not (number.isascii() and number.isdigit() and int(number) <= INT_MAX):
+        raise ConfigError(f"{text!r} is not ID@HOST:PORT, for example 1@10.0.0.1:9645")
+    host, port = parse_address(address, 0)
+    if not port:
+        raise ConfigError(f"{text!r} has no port; the default cluster port is 9645")
+    return int(number), (host, port)
 
 
 def parse_address(text: str, default_port: int) -> tuple[str, int]:

@@ -4,13 +4,12 @@
     header = u64 request number (top bit: this is an answer; 0: neither asked nor answered) | msgpack message
 
 A lane that closes fails its requests at once: that is the fastest failure detector there is. The first frame of each
-side is ``Hello``. Unix peers must have our user id.
+side is ``Hello``. Unix peers must have our user id; peers on other hosts have proved themselves before (``hosts``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import heapq
 import logging
 import os
@@ -24,6 +23,7 @@ import msgspec
 
 from logeion.wire.buffers import Buffer
 
+from .handover import Inbox, bind_path, short_name, unbind_path
 from .messages import AnyMessage, Hello, Message, Refused, decode, encode
 from .stream import Frame, FrameError, FrameStream
 
@@ -336,19 +336,16 @@ def socket_path(run_dir: Path, name: str) -> Path:
     return run_dir / f"{name}.sock"
 
 
-def _short(path: Path) -> tuple[str, int]:
-    """A name for the path that fits a socket address (108 bytes), and the descriptor that must outlive its use."""
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    return f"/proc/self/fd/{directory}/{path.name}", directory
-
-
 def _same_user(sock: socket.socket) -> bool:
     _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return bool(uid == os.getuid())
 
 
 class LaneListener:
-    """Accepts lanes at a unix path. A stale socket there is replaced: whoever may bind is decided elsewhere (locks)."""
+    """Accepts lanes at a unix path, and those of other hosts that Node hands over beside it.
+
+    A stale socket there is replaced: whoever may bind is decided elsewhere (locks).
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, path: Path, on_lane: OnLane) -> None:
         self.loop = loop
@@ -357,18 +354,9 @@ class LaneListener:
         self._on_lane = on_lane
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock.setblocking(False)
-        # Bound under another name and renamed, so that whoever finds the path can also connect.
-        fresh = path.with_suffix(".new")
-        fresh.unlink(missing_ok=True)
-        name, directory = _short(fresh)
-        try:
-            self._sock.bind(name)
-        finally:
-            os.close(directory)
-        self._sock.listen(1024)
-        fresh.rename(path)
-        self._inode = path.stat().st_ino
+        self._inode = bind_path(self._sock, path, backlog=1024)
         loop.add_reader(self._sock.fileno(), self._accept)
+        self._inbox = Inbox(loop, path.with_suffix(".in"), self._handed_over)
 
     def _accept(self) -> None:
         try:
@@ -377,6 +365,16 @@ class LaneListener:
             return
         if not _same_user(sock):
             log.warning("lane refused path=%s: the peer is another user", self.path)
+            sock.close()
+            return
+        self.lanes.add(Lane(self.loop, sock, self._opened, self._ended))
+
+    def _handed_over(self, sock: socket.socket, welcome: bytes) -> None:
+        """A lane of another host, which waits for this word."""
+        try:
+            sock.send(welcome)
+        except OSError as error:
+            log.info("lane of another host lost path=%s: %s", self.path, error.strerror)
             sock.close()
             return
         self.lanes.add(Lane(self.loop, sock, self._opened, self._ended))
@@ -400,10 +398,8 @@ class LaneListener:
         """Stop listening and end every lane."""
         self.loop.remove_reader(self._sock.fileno())
         self._sock.close()
-        with contextlib.suppress(FileNotFoundError):
-            # A successor may have replaced the path already; its socket stays.
-            if self.path.stat().st_ino == self._inode:
-                self.path.unlink()
+        unbind_path(self.path, self._inode)
+        self._inbox.close()
         for lane in list(self.lanes):
             lane.close()
 
@@ -420,6 +416,31 @@ async def dial(
     Raises ``OSError`` when nobody listens there now, ``LaneClosed`` when it ends before its Hello. Without
     ``on_message``, whatever the peer says unasked closes the lane.
     """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # A peer that is stopped fills its backlog; to wait for it would stop this loop too.
+    sock.setblocking(False)
+    try:
+        name, directory = short_name(path)
+        try:
+            sock.connect(name)
+        finally:
+            os.close(directory)
+        if not _same_user(sock):
+            raise PermissionError(f"{path} is served by another user")
+    except OSError:
+        sock.close()
+        raise
+    return await lane_over(loop, sock, on_message=on_message, on_closed=on_closed)
+
+
+async def lane_over(
+    loop: asyncio.AbstractEventLoop,
+    sock: socket.socket,
+    *,
+    on_message: OnMessage | None = None,
+    on_closed: OnClosed | None = None,
+) -> Lane:
+    """A lane over a connection, once the peer has introduced itself; raises ``LaneClosed`` like ``dial``."""
     opened: asyncio.Future[Lane] = loop.create_future()
 
     def ready(lane: Lane) -> None:
@@ -433,20 +454,6 @@ async def dial(
         if not opened.done():
             opened.set_exception(LaneClosed(reason))
 
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # A peer that is stopped fills its backlog; to wait for it would stop this loop too.
-    sock.setblocking(False)
-    try:
-        name, directory = _short(path)
-        try:
-            sock.connect(name)
-        finally:
-            os.close(directory)
-        if not _same_user(sock):
-            raise PermissionError(f"{path} is served by another user")
-    except OSError:
-        sock.close()
-        raise
     lane = Lane(loop, sock, ready, failed)
     try:
         return await opened
@@ -462,7 +469,7 @@ class BlockingLane:
         """Raises ``OSError`` when nobody listens at ``path``."""
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            name, directory = _short(path)
+            name, directory = short_name(path)
             try:
                 self._sock.connect(name)
             finally:

@@ -56,6 +56,14 @@ def test_settings_travel_as_bytes() -> None:
         ('[listeners]\nadvertise = "host:port"\n', ["listeners.advertise", "port"]),
         ("[limits]\nframe_bytes = 100\n", ["first_frame_bytes"]),
         ("[groups]\nmin_session_timeout_ms = 9000000\n", ["min_session_timeout_ms"]),
+        ('[cluster]\nvoters = ["1@a:5", "b:5"]\n', ["cluster.voters", "'b:5'", "ID@HOST:PORT"]),
+        ('[cluster]\nvoters = ["x@a:5"]\n', ["cluster.voters", "ID@HOST:PORT"]),
+        ('[cluster]\nvoters = ["1@a"]\n', ["cluster.voters", "'1@a'", "9645"]),
+        ('[cluster]\nvoters = ["1@:5"]\n', ["cluster.voters", "no host"]),
+        ('[cluster]\nvoters = ["1@a:5", "1@b:5"]\n', ["cluster.voters", "same id"]),
+        ('[cluster]\nvoters = ["1@a:5", "2@a:5"]\n', ["cluster.voters", "same address"]),
+        ('[cluster]\nadvertise = "a:b:c:x"\nvoters = ["1@a:5"]\n[listeners]\nport = "x"\n', ["listeners.port"]),
+        ('[cluster]\nadvertise = "a:x"\n', ["cluster.advertise", "port"]),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_name_and_the_setting(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -116,6 +124,25 @@ def test_addresses_are_host_and_port(text: str, host: str, port: int) -> None:
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_address(text, 5)
+
+
+def test_voters_are_ids_with_addresses() -> None:
+    config = load(None, {"LOGEION_CLUSTER__VOTERS": "1@10.0.0.1:9645, 7@[fd00::7]:1,2@name:2"}).config
+    assert config.voters() == {1: ("10.0.0.1", 9645), 7: ("fd00::7", 1), 2: ("name", 2)}
+    assert Config().voters() == {}
+
+
+def test_the_cluster_address_is_advertised_or_listed_or_bound() -> None:
+    def address(node: int, **more: str) -> tuple[str, int]:
+        environment = {f"LOGEION_CLUSTER__{name.upper()}": text for name, text in more.items()}
+        return load(None, environment, {"node.id": node}).config.cluster_address()
+
+    voters = "1@one:5,2@two:6,3@three:7"
+    assert address(2, voters=voters, bind="0.0.0.0") == ("two", 6)
+    assert address(4, voters=voters, bind="10.0.0.4", port="8") == ("10.0.0.4", 8)
+    assert address(2, voters=voters, advertise="outside", port="9") == ("outside", 9)
+    assert address(2, voters=voters, advertise="[fd00::2]:10") == ("fd00::2", 10)
+    assert address(2) == ("", 0), "alone"
 
 
 def test_config_show_tells_values_and_origins(tmp_path: Path) -> None:
