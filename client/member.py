@@ -1,7 +1,11 @@
-"""The shell of a group membership: asks the coordinator what ``Membership`` decides, and moves partitions."""
+"""The shell of a group membership: asks the coordinator what the machine decides, and moves partitions.
+
+What both protocols share is here; ``classic_member`` and ``consumer_member`` join and stay each in its own way.
+"""
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import inspect
@@ -10,31 +14,35 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 from logeion.wire.apis import (
-    HeartbeatResponse,
-    JoinGroupResponse,
     OffsetCommitRequest,
     OffsetCommitRequestPartition,
     OffsetCommitRequestTopic,
     OffsetCommitResponse,
-    SyncGroupResponse,
 )
-from logeion.wire.errors import KafkaError, LogeionError, OffsetOutOfRangeError, RebalanceInProgressError, for_code
+from logeion.wire.errors import (
+    KafkaError,
+    LogeionError,
+    OffsetOutOfRangeError,
+    RebalanceInProgressError,
+    StaleMemberEpochError,
+    for_code,
+)
 from logeion.wire.fields import Struct
 
 from .cluster import Cluster
 from .consumer import EARLIEST, LATEST, Consumer
+from .consumer_membership import ConsumerMembership
 from .groups import Groups
-from .membership import Change, Membership
+from .membership import Membership
 from .positions import TopicPartition
 from .retries import advise, backoff_s
 
-OFFSET_COMMIT, JOIN_GROUP, HEARTBEAT, LEAVE_GROUP, SYNC_GROUP = 8, 11, 12, 13, 14
-METADATA_AGE_S = 30.0
+OFFSET_COMMIT = 8
 CLOSE_S = 5.0
 Callback = Callable[[list[TopicPartition]], object]
 
 
-class GroupMember:
+class GroupMember(abc.ABC):
     """One task joins, sends heartbeats, commits and moves partitions in and out of a ``Consumer``.
 
     Partitions are given up only while the program's loop is ``back`` for more, so that nothing is taken from under a
@@ -44,7 +52,7 @@ class GroupMember:
     def __init__(
         self,
         cluster: Cluster,
-        membership: Membership,
+        membership: Membership | ConsumerMembership,
         consumer: Consumer,
         *,
         heartbeat_s: float,
@@ -56,7 +64,7 @@ class GroupMember:
         self._cluster = cluster
         self._purpose = cluster.own_purpose("member")
         self._groups = Groups(cluster)
-        self._membership = membership
+        self._membership: Membership | ConsumerMembership = membership
         self._consumer = consumer
         consumer.endless = True
         self._heartbeat_s = heartbeat_s
@@ -65,7 +73,8 @@ class GroupMember:
         self._reset = reset
         self._on_assigned, self._on_revoked, self._on_lost = callbacks
         self._coordinator: int | None = None
-        self._counts: dict[str, int] = {}
+        self._tries = 0
+        self._commit_at = time.monotonic() + commit_s
         self._finished: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._task: asyncio.Task[None] | None = None
@@ -106,15 +115,16 @@ class GroupMember:
         for tp, offset in news.items():
             entry = OffsetCommitRequestPartition(partition_index=tp.partition, committed_offset=offset)
             topics.setdefault(tp.topic, []).append(entry)
-        request = OffsetCommitRequest(
-            group_id=self._membership.group,
-            generation_id_or_member_epoch=self._membership.generation,
-            member_id=self._membership.member_id,
-            group_instance_id=self._membership.instance_id,
-            topics=[OffsetCommitRequestTopic(name=name, partitions=rows) for name, rows in topics.items()],
-        )
 
         async def ask() -> None:
+            # Made anew for each attempt: the epoch may have moved on.
+            request = OffsetCommitRequest(
+                group_id=self._membership.group,
+                generation_id_or_member_epoch=self._membership.generation,
+                member_id=self._membership.member_id,
+                group_instance_id=self._membership.instance_id,
+                topics=[OffsetCommitRequestTopic(name=name, partitions=rows) for name, rows in topics.items()],
+            )
             answer = cast(OffsetCommitResponse, await self._ask(OFFSET_COMMIT, request))
             for topic in answer.topics:
                 for one in topic.partitions:
@@ -124,7 +134,12 @@ class GroupMember:
                             self._coordinator = None
                         raise error
 
-        await self._cluster.retrying(ask, what=f"a commit of group {self._membership.group!r}")
+        what = f"a commit of group {self._membership.group!r}"
+        try:
+            await self._cluster.retrying(ask, what=what)
+        except StaleMemberEpochError:
+            await self._beat()
+            await self._cluster.retrying(ask, what=what)
         self._committed.update(news)
 
     def _membership_moved(self, error: KafkaError) -> bool:
@@ -142,103 +157,76 @@ class GroupMember:
         with contextlib.suppress(LogeionError, TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 try:
-                    if self._auto_commit and self._membership.phase == "stable":
+                    if self._auto_commit and self._membership.stable:
                         await self.commit()
                 finally:
                     await self._tell(self._on_revoked, list(self._membership.owned))
                     await self._leave()
 
-    async def _leave(self) -> None:
-        request = self._membership.leave()
-        if request is not None:
-            # Not behind a join that the broker may sit on: it answers a connection in order.
-            node = self._coordinator
-            if node is not None:
-                await self._cluster.call(LEAVE_GROUP, request, node=node)
-
     # The one task
 
     async def _live(self) -> None:
-        tries = 0
-        member = self._membership
         while True:
             try:
-                await self._give_up(member.to_revoke())
-                change = await self._join()
-                tries = 0
-                await self._give_up(change.revoked)
-                await self._take_up(change.added)
-                if not change.again:
-                    await self._stay()
+                await self._round()
             except KafkaError as error:
-                meaning = member.refused(error)
+                meaning = self._membership.refused(error)
                 if meaning == "fatal":
                     self._consumer.fail(error)
                     return
                 if meaning == "lost":
                     await self._lose()
-                elif meaning != "rejoin":
-                    tries += 1
-                    self._coordinator = None
-                    await asyncio.sleep(backoff_s(tries))
+                elif meaning not in ("rejoin", "behind"):
+                    await self._pause()
             except LogeionError as error:
                 if not advise(error).retry:
                     self._consumer.fail(error)
                     return
-                tries += 1
-                self._coordinator = None
-                await asyncio.sleep(backoff_s(tries))
+                await self._pause()
 
-    async def _join(self) -> Change:
-        member = self._membership
-        limit_s = member.rebalance_timeout_ms / 1000 + 5
-        while True:
-            answer = cast(JoinGroupResponse, await self._ask(JOIN_GROUP, member.join(), limit_s))
-            if member.joined(answer):
-                break
-        counts: dict[str, int] = {}
-        for topic in member.topics_of(answer):
-            with contextlib.suppress(KafkaError):  # a topic that is not there yet has no partitions to give
-                counts[topic] = len((await self._cluster.topic(topic, fresh=True)).partitions)
-        self._counts = counts
-        return member.synced(cast(SyncGroupResponse, await self._ask(SYNC_GROUP, member.sync(answer, counts), limit_s)))
+    async def _pause(self) -> None:
+        """The coordinator could not do it: look for it again, after a while."""
+        self._unheard()
+        self._tries += 1
+        self._coordinator = None
+        await asyncio.sleep(backoff_s(self._tries))
 
-    async def _stay(self) -> None:
-        """Heartbeats and commits, until something is the matter (raises) or the group should be joined again."""
-        now = time.monotonic()
-        commit_at, look_at = now + self._commit_s, now + METADATA_AGE_S
-        while True:
-            await asyncio.sleep(min(self._heartbeat_s, max(commit_at - time.monotonic(), 0.01)))
-            now = time.monotonic()
-            if self._auto_commit and now >= commit_at:
-                commit_at = now + self._commit_s
-                await self.commit()
-            await self._beat()
-            if not self.back.is_set() and now - self.last_back > self._membership.rebalance_timeout_ms / 1000:
-                await self._stayed_away()
-                return
-            if self._membership.leader and now >= look_at:
-                look_at = now + METADATA_AGE_S
-                if await self._grown():
-                    return
+    @abc.abstractmethod
+    async def _round(self) -> None:
+        """Join, or stay, until there is something else to do. Raises KafkaError for ``refused``, LogeionError."""
 
+    @abc.abstractmethod
     async def _beat(self) -> None:
-        answer = cast(HeartbeatResponse, await self._ask(HEARTBEAT, self._membership.heartbeat()))
-        if answer.error_code:
-            raise for_code(answer.error_code)(f"heartbeat in group {self._membership.group!r}")
+        """Tell the coordinator that this member lives. Raises KafkaError."""
 
-    async def _grown(self) -> bool:
-        for topic, count in self._counts.items():
-            with contextlib.suppress(KafkaError):
-                if len((await self._cluster.topic(topic, fresh=True)).partitions) != count:
-                    return True
-        return False
+    @abc.abstractmethod
+    async def _leave(self) -> None:
+        """Tell the coordinator that it does not come back."""
+
+    @abc.abstractmethod
+    def _forget_membership(self) -> None:
+        """The next round joins as somebody new."""
+
+    @abc.abstractmethod
+    def _unheard(self) -> None:
+        """Whether the last request arrived is unknown."""
+
+    async def _commit_when_due(self) -> None:
+        now = time.monotonic()
+        if self._auto_commit and now >= self._commit_at:
+            self._commit_at = now + self._commit_s
+            await self.commit()
+
+    @property
+    def _away(self) -> bool:
+        """Whether the program's loop has not come back in time."""
+        limit_s = self._membership.rebalance_timeout_ms / 1000
+        return not self.back.is_set() and time.monotonic() - self.last_back > limit_s
 
     async def _stayed_away(self) -> None:
         """The loop does not come back: others get its partitions, and it joins anew once it does."""
         await self._leave()
-        self._membership.member_id = ""
-        self._membership.generation = -1
+        self._forget_membership()
         await self._lose()
         await self.back.wait()
 

@@ -82,6 +82,11 @@ class Membership:
         self.leader = False
         self.owned: list[TopicPartition] = []
 
+    @property
+    def stable(self) -> bool:
+        """Whether it is a member of the present generation, so that it may commit."""
+        return self.phase == "stable"
+
     def to_revoke(self) -> list[TopicPartition]:
         """What must be let go before joining again."""
         return [] if self.cooperative else list(self.owned)

@@ -55,10 +55,16 @@ class FetchSettings(TypedDict, total=False):
 
 
 class ConsumerSettings(FetchSettings, total=False):
-    """Without ``group_id`` every partition is read, and nothing is committed."""
+    """Without ``group_id`` every partition is read, and nothing is committed.
+
+    ``group_protocol="consumer"`` is KIP-848: the coordinator assigns, by ``group_remote_assignor`` if one is named, and
+    sets the session and the heartbeats; ``partition_assignment_strategy`` and those two settings are the classic ones.
+    """
 
     group_id: str | None
     group_instance_id: str | None
+    group_protocol: Literal["classic", "consumer"]
+    group_remote_assignor: str | None
     enable_auto_commit: bool
     auto_commit_interval_ms: int
     session_timeout_ms: int

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, Unpack
 
+from logeion.wire.errors import ConfigError
 from logeion.wire.records import Record as RawRecord
 
+from .classic_member import ClassicMember
 from .cluster import Cluster
 from .consumer import EARLIEST, LATEST, Consumer
+from .consumer_member import ConsumerMember
+from .consumer_membership import ConsumerMembership
 from .errors import ClosedError
 from .groups import Groups
 from .member import Callback, GroupMember
@@ -22,6 +27,9 @@ from .topics import DecodeError, Record, Topic, dead_letter_headers, raw_topic
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+# Settings that the broker decides under KIP-848.
+CLASSIC_ONLY = ("partition_assignment_strategy", "session_timeout_ms", "heartbeat_interval_ms")
 
 
 class Batch(list[Record[K, V]]):
@@ -71,23 +79,8 @@ class Subscriber(Generic[K, V]):
         self._closed = False
         self.member: GroupMember | None = None
         if self._group is not None:
-            membership = Membership(
-                self._group,
-                list(self._topics),
-                assignors=taken.get("partition_assignment_strategy", ("range", "cooperative-sticky")),
-                instance_id=taken.get("group_instance_id"),
-                session_timeout_ms=taken.get("session_timeout_ms", 45_000),
-                rebalance_timeout_ms=taken.get("max_poll_interval_ms", 300_000),
-            )
-            self.member = GroupMember(
-                cluster,
-                membership,
-                self._consumer,
-                heartbeat_s=taken.get("heartbeat_interval_ms", 3000) / 1000,
-                commit_s=taken.get("auto_commit_interval_ms", 5000) / 1000,
-                auto_commit=taken.get("enable_auto_commit", True),
-                reset=self._reset,
-                callbacks=(on_assigned, on_revoked, on_lost),
+            self.member = _member(
+                cluster, self._consumer, self._group, list(self._topics), taken, (on_assigned, on_revoked, on_lost)
             )
 
     async def __aenter__(self) -> Subscriber[K, V]:
@@ -292,6 +285,50 @@ class Subscriber(Generic[K, V]):
             await self._consumer.close()
             if self._dead_letters is not None:
                 await self._dead_letters.close()
+
+
+def _member(
+    cluster: Cluster,
+    consumer: Consumer,
+    group: str,
+    topics: Sequence[str],
+    taken: Mapping[str, Any],
+    callbacks: tuple[Callback | None, Callback | None, Callback | None],
+) -> GroupMember:
+    """By the protocol that the settings name. Raises ConfigError."""
+    protocol = taken.get("group_protocol", "classic")
+    options: dict[str, Any] = {
+        "heartbeat_s": taken.get("heartbeat_interval_ms", 3000) / 1000,
+        "commit_s": taken.get("auto_commit_interval_ms", 5000) / 1000,
+        "auto_commit": taken.get("enable_auto_commit", True),
+        "reset": taken.get("auto_offset_reset", "latest"),
+        "callbacks": callbacks,
+    }
+    instance_id, poll_ms = taken.get("group_instance_id"), taken.get("max_poll_interval_ms", 300_000)
+    if protocol == "consumer":
+        for name in CLASSIC_ONLY:
+            if name in taken:
+                raise ConfigError(f"{name} is the broker's with group_protocol='consumer': leave it out")
+        newer = ConsumerMembership(
+            group,
+            topics,
+            member_id=str(uuid.uuid4()),
+            instance_id=instance_id,
+            rebalance_timeout_ms=poll_ms,
+            assignor=taken.get("group_remote_assignor"),
+        )
+        return ConsumerMember(cluster, newer, consumer, **options)
+    if protocol != "classic":
+        raise ConfigError(f"group_protocol={protocol!r}: it is 'classic' or 'consumer'")
+    classic = Membership(
+        group,
+        topics,
+        assignors=taken.get("partition_assignment_strategy", ("range", "cooperative-sticky")),
+        instance_id=instance_id,
+        session_timeout_ms=taken.get("session_timeout_ms", 45_000),
+        rebalance_timeout_ms=poll_ms,
+    )
+    return ClassicMember(cluster, classic, consumer, **options)
 
 
 def typed(topics: Sequence[Any]) -> list[Topic[Any, Any]]:

@@ -18,5 +18,8 @@ def some_broker(folders: pytest.TempPathFactory) -> Iterator[tuple[str, Broker |
     if named:
         yield named, None
         return
-    with running_broker(folders.mktemp("client")) as running:
-        yield running.bootstrap, running
+    with pytest.MonkeyPatch.context() as patch:
+        # Members under KIP-848 hear of a change with their next heartbeat, five seconds later by default.
+        patch.setenv("LOGEION_GROUPS__CONSUMER_HEARTBEAT_INTERVAL_MS", "200")
+        with running_broker(folders.mktemp("client")) as running:
+            yield running.bootstrap, running

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -58,24 +59,37 @@ def read(consumer: logeion.Consumer[str, Order], count: int) -> list[int]:
     return found
 
 
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
 def test_a_record_is_committed_when_the_loop_comes_back_and_not_before(
-    bootstrap: str, orders: Topic[str, Order]
+    bootstrap: str, orders: Topic[str, Order], protocol: Literal["classic", "consumer"]
 ) -> None:
     with logeion.connect(bootstrap) as client:
         fill(client, orders, range(100))
-        with client.consume(orders, group=orders.name, auto_offset_reset="earliest") as consumer:
+        with client.consume(
+            orders, group=orders.name, auto_offset_reset="earliest", group_protocol=protocol
+        ) as consumer:
             first = read(consumer, 60)
             assert len(consumer.assignment) == 4
         # Sixty were handed out; for the last of them the loop did not come back.
         assert sum(client.admin.group_offsets(orders.name).values()) == 59
-        with client.consume(orders, group=orders.name, auto_offset_reset="earliest") as consumer:
+        with client.consume(
+            orders, group=orders.name, auto_offset_reset="earliest", group_protocol=protocol
+        ) as consumer:
             rest = read(consumer, 41)
             consumer.commit()
             assert sum(consumer.committed().values()) == 100
         assert rest.count(first[-1]) == 1 and sorted(first[:-1] + rest) == list(range(100))
 
 
-@pytest.mark.parametrize("strategy", ["range", "cooperative-sticky"])
+CLASSIC = {"heartbeat_interval_ms": 100}
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "range": {**CLASSIC, "partition_assignment_strategy": ["range"]},
+    "cooperative-sticky": {**CLASSIC, "partition_assignment_strategy": ["cooperative-sticky"]},
+    "consumer": {"group_protocol": "consumer"},
+}
+
+
+@pytest.mark.parametrize("strategy", list(PROTOCOLS))
 def test_members_share_the_partitions_and_take_over_where_another_left(
     bootstrap: str, orders: Topic[str, Order], strategy: str
 ) -> None:
@@ -92,8 +106,7 @@ def test_members_share_the_partitions_and_take_over_where_another_left(
                 orders,
                 group=orders.name,
                 auto_offset_reset="earliest",
-                heartbeat_interval_ms=100,
-                partition_assignment_strategy=[strategy],
+                **PROTOCOLS[strategy],
                 **settings,  # type: ignore[arg-type]
             ) as subscriber:
 
