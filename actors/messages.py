@@ -223,17 +223,21 @@ class Configure(Message, frozen=True, kw_only=True):
 
 
 class AwaitReady(Message, frozen=True, kw_only=True):
-    """The command to Node: answer with Ready once clients can be served."""
+    """The command to Node: answer with Ready once clients can be served, and so many nodes are there, unfenced."""
+
+    nodes: int = 1
 
 
 class Ready(Message, frozen=True, kw_only=True):
-    """Node to the command: what listens where, and who runs."""
+    """Node to the command: what listens where, who runs, which nodes are unfenced, and how many leaders are here."""
 
     node: int
     cluster_id: str
     listeners: list[str]
     admin: list[str]
     actors: list[ActorEntry]
+    nodes: list[int] = []
+    leads: int = 0
 
 
 # Controller (by lane) --------------------------------------------------------------------------------------------
