@@ -39,6 +39,15 @@ from .cluster_messages import (
     VoterState as VoterState,
     Watermark as Watermark,
 )
+from .controller.raft.messages import (
+    AppendEntries as AppendEntries,
+    AskVote as AskVote,
+    EntriesAppended as EntriesAppended,
+    InstallSnapshot as InstallSnapshot,
+    SnapshotReceived as SnapshotReceived,
+    TakeOver as TakeOver,
+    VoteAnswered as VoteAnswered,
+)
 from .group_messages import (
     CommitOffsets as CommitOffsets,
     ConsumerHeartbeat as ConsumerHeartbeat,
@@ -613,6 +622,13 @@ AnyMessage = (
     | Suspect
     | UpdateFeatures
     | Watermark
+    | AppendEntries
+    | AskVote
+    | EntriesAppended
+    | InstallSnapshot
+    | SnapshotReceived
+    | TakeOver
+    | VoteAnswered
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -23,9 +23,12 @@ CLEANER = "cleaner-offset-checkpoint"
 STATE = "partition-state"
 FAILED = "storage-failed"
 LOCK = ".lock"
+QUORUM_STATE = "quorum-state"
 TEMPORARY = ".tmp"
 
-SINGLE = frozenset((EPOCHS, METADATA, RECOVERY_POINT, CLEAN_SHUTDOWN, LOG_START, CLEANER, STATE, FAILED, LOCK))
+SINGLE = frozenset(
+    (EPOCHS, METADATA, RECOVERY_POINT, CLEAN_SHUTDOWN, LOG_START, CLEANER, STATE, FAILED, LOCK, QUORUM_STATE)
+)
 
 _SEGMENT = re.compile(
     r"(\d{20})(\.log|\.index|\.timeindex|\.snapshot)(\.deleted|\.cleaned|\.swap|\.tmp|\.swap\.tmp)?", re.ASCII

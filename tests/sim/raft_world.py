@@ -17,6 +17,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -30,10 +31,13 @@ from logeion.actors.controller.raft.messages import (
     Elapsed,
     Entry,
     Input,
+    LeaderGone,
     Proposal,
     Propose,
     RemoveVoter,
+    Resign,
     Snapshot,
+    TakeOver,
     Told,
 )
 from logeion.actors.controller.raft.roles import Leader
@@ -76,7 +80,7 @@ class Disk:
                 self.term, self.voted_for = write.term, write.voted_for
             case SaveSnapshot():
                 self.snapshot = write.snapshot
-                self.entries = [] if write.reset else [e for e in self.entries if e.end > write.snapshot.end]
+                self.entries = [] if write.reset else [e for e in self.entries if e.end > write.start]
             case TruncateLog():
                 self.entries = [e for e in self.entries if e.end <= write.end]
             case AppendLog():
@@ -126,6 +130,11 @@ class Host:
             self.world.note(f"{self.number} crashes")
             self.raft = None
             self.disk.crash(self.world.random)
+            for other in self.world.hosts.values():
+                if other is not self and (self.number, other.number) not in self.world.cut:
+                    self.world.after(
+                        self.world.random.uniform(0.0005, 0.01), partial(other.take, LeaderGone(self.number))
+                    )
 
     def set_timer(self) -> None:
         if self.raft is None:
@@ -181,10 +190,12 @@ class Host:
         self.world.judge.stepped(self, out)
         for send in out.after:
             self.world.send(self.number, send.to, send.message)
-        long = len(self.raft.log.entries) > 14 and self.applied > self.raft.log.start
+        snapshot = self.raft.log.snapshot
+        long = len(self.raft.log.entries) > 14 and self.applied > snapshot.end
         if long and self.world.random.random() < 0.2:
             data = self.digest.to_bytes(8, "big") + bytes(self.world.random.choice([0, 100]))
-            self.take(Compact(self.applied, data))
+            tail = self.world.random.choice([snapshot.end, self.applied - 1, self.applied])
+            self.take(Compact(self.applied, data, tail))
         self.set_timer()
 
     def apply(self, what: Entry | Snapshot) -> None:
@@ -218,6 +229,7 @@ class World:
         self.hosts = {number: Host(self, number, self.voters) for number in self.voters}
         self.hosts.update({number: Host(self, number, ()) for number in spares})
         self.proposals = 0
+        self.transfers = 0
         self.marked = 0
 
     # The loop ---------------------------------------------------------------------------------------------------------
@@ -261,6 +273,7 @@ class World:
     def send(self, sender: int, to: int, message: Told) -> None:
         if to == sender or to not in self.hosts:
             raise Violated(f"{sender} sends to {to}")
+        self.transfers += isinstance(message, TakeOver)
         if (sender, to) in self.cut:
             return
         copies = 1
@@ -324,7 +337,10 @@ class World:
             a, b = self.random.sample(numbers, 2)
             self.cut |= {(a, b)}
             self.note(f"{a} does not reach {b}")
-        elif what < 0.85 and self.changes and newest is not None and newest.raft is not None:
+        elif what < 0.75 and newest is not None:
+            self.note(f"{newest.number} resigns")
+            newest.take(Resign())
+        elif what < 0.88 and self.changes and newest is not None and newest.raft is not None:
             voting = one in newest.raft.log.voters
             self.note(f"{'remove' if voting else 'add'} {one}")
             newest.take(RemoveVoter(one) if voting else AddVoter(one))
@@ -364,6 +380,7 @@ class Report(msgspec.Struct):
     leaders: int
     snapshots_installed: int
     voter_changes: int
+    transfers: int
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -375,7 +392,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trace", action="store_true")
     options = parser.parse_args(arguments)
     began = time.monotonic()
-    report = Report(0, 0.0, 0.0, 0, 0, 0, 0)
+    report = Report(0, 0.0, 0.0, 0, 0, 0, 0, 0)
     for seed in range(options.start, options.start + options.seeds):
         try:
             world = run_seed(seed, voters=options.voters)
@@ -389,6 +406,7 @@ def main(arguments: list[str] | None = None) -> int:
         report.leaders += len(world.judge.leaders)
         report.snapshots_installed += world.judge.installed
         report.voter_changes += sum(entry.voters is not None for entry in world.judge.history)
+        report.transfers += world.transfers
         report.seconds = round(time.monotonic() - began, 1)
         if report.seconds > options.seconds:
             break

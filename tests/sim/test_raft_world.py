@@ -96,7 +96,7 @@ def test_committed_entries_truncated_is_caught(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_snapshot_that_drops_its_tail_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def careless(self: RaftLog, snapshot: Snapshot) -> bool:
+    def careless(self: RaftLog, snapshot: Snapshot, tail: int) -> bool:
         self.__init__(snapshot)  # type: ignore[misc]
         return False
 
@@ -130,8 +130,20 @@ def test_a_lease_without_a_majority_is_caught(monkeypatch: pytest.MonkeyPatch) -
     assert "still has its lease" in caught()
 
 
+def test_a_leader_that_resigns_but_goes_on_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = leading.resign
+
+    def reluctant(voter: Voter, leader: Leader, now: float, out: Effects) -> None:
+        honest(voter, leader, now, out)
+        voter.role = leader
+
+    monkeypatch.setattr(leading, "resign", reluctant)
+    assert "still has its lease" in caught()
+
+
 def test_a_world_has_what_the_seeds_are_for() -> None:
     worlds: list[World] = [run_seed(seed) for seed in range(30)]
     assert sum(len(world.judge.leaders) for world in worlds) > 60
     assert sum(world.judge.installed for world in worlds) > 5
+    assert sum(world.transfers for world in worlds) > 2
     assert any(entry.voters is not None for world in worlds for entry in world.judge.history)

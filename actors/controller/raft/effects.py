@@ -33,10 +33,11 @@ class SaveVote(msgspec.Struct, frozen=True, gc=False):
 
 
 class SaveSnapshot(msgspec.Struct, frozen=True, gc=False):
-    """Store this snapshot, durably, before anything of the log goes. Then entries that end at or before its end may
+    """Store this snapshot, durably, before anything of the log goes. Then entries that end at or before ``start`` may
     go; with ``reset`` the whole log, which does not continue it. ``log.continued`` finishes that after a crash."""
 
     snapshot: Snapshot
+    start: int
     reset: bool
 
 

@@ -18,11 +18,11 @@ def append(voter: Voter, message: AppendEntries, now: float, out: Effects) -> No
     log = voter.log
     prev_end, prev_term, entries = message.prev_end, message.prev_term, message.entries
     if prev_end < log.start:
-        # What our snapshot covers is committed, so the leader has it and it is the same.
+        # What is compacted is committed, so the leader has it and it is the same.
         entries = [entry for entry in entries if entry.end > log.start]
-        prev_end, prev_term = log.start, log.snapshot.term
+        prev_end, prev_term = log.start, log.term_at(log.start) or 0
     if log.term_at(prev_end) != prev_term:
-        hint = log.newest(prev_end, prev_term) or (log.start, log.snapshot.term)
+        hint = log.newest(prev_end, prev_term) or (log.start, log.term_at(log.start) or 0)
         refused = EntriesAppended(
             term=voter.term, voter=voter.me, sent=message.sent, hint_end=hint[0], hint_term=hint[1]
         )
@@ -79,9 +79,9 @@ def install(voter: Voter, message: InstallSnapshot, now: float, out: Effects) ->
         return
     role.incoming = None
     snapshot = Snapshot(message.end, message.last_term, message.voters, bytes(incoming.data))
-    kept = voter.log.install(snapshot)
+    kept = voter.log.install(snapshot, snapshot.end)
     voter.committed = snapshot.end
-    out.writes.append(SaveSnapshot(snapshot, reset=not kept))
+    out.writes.append(SaveSnapshot(snapshot, start=voter.log.start, reset=not kept))
     out.committed.append(snapshot)
     done = EntriesAppended(term=voter.term, voter=voter.me, sent=message.sent, match=snapshot.end)
     send(out.after, message.voter, done)

@@ -17,6 +17,7 @@ from .messages import (
     InstallSnapshot,
     Proposal,
     SnapshotReceived,
+    TakeOver,
     VoterId,
 )
 from .roles import LONG_AGO, Leader, Progress
@@ -91,6 +92,17 @@ def beat(voter: Voter, leader: Leader, now: float, out: Effects) -> None:
     leader.beat_at = now + settings.heartbeat_s
     for peer in leader.progress:
         replicate(voter, leader, peer, now, out.after, beat=True)
+
+
+def resign(voter: Voter, leader: Leader, now: float, out: Effects) -> None:
+    """Lead no longer, at once, and let the voter that is furthest stand now: what it asks for rests on our lease being
+    over. If that word is lost, an election timeout is."""
+    peers = [peer for peer in voter.peers if peer in leader.progress]
+    if not peers:
+        return
+    heir = max(peers, key=lambda peer: (leader.progress[peer].match, leader.progress[peer].contact))
+    send(out.after, heir, TakeOver(term=voter.term, voter=voter.me))
+    voter.follow(voter.term, None, now)
 
 
 def quorum_contact(voter: Voter, leader: Leader, now: float) -> float:

@@ -17,10 +17,13 @@ from .messages import (
     EntriesAppended,
     Input,
     InstallSnapshot,
+    LeaderGone,
     Propose,
     RemoveVoter,
+    Resign,
     Snapshot,
     SnapshotReceived,
+    TakeOver,
     VoteAnswered,
 )
 from .roles import LONG_AGO, Candidate, Follower, Leader, PreCandidate
@@ -39,7 +42,7 @@ class Raft(Voter):
             case PreCandidate() | Candidate() as role:
                 return role.retry_at
             case Leader() as role:
-                return role.beat_at
+                return role.beat_at if role.progress else float("inf")
             case _:
                 assert_never(self.role)
 
@@ -85,6 +88,13 @@ class Raft(Voter):
                 leading.add_voter(self, self._leading(), message.voter, now, out)
             case RemoveVoter():
                 leading.remove_voter(self, self._leading(), message.voter, now, out)
+            case Resign():
+                if isinstance(self.role, Leader):
+                    leading.resign(self, self.role, now, out)
+            case TakeOver():
+                voting.take_over(self, message, now, out)
+            case LeaderGone():
+                voting.miss_leader(self, message.voter, now)
             case Compact():
                 self._compact(message, out)
             case _:
@@ -119,10 +129,10 @@ class Raft(Voter):
         """Let a snapshot stand for the entries before ``end``, which this voter has applied."""
         term = self.log.term_at(message.end)
         assert term is not None and message.end <= self.committed, f"{message.end} is not a committed entry's end"
-        if message.end > self.log.start:
+        if message.end > self.log.snapshot.end:
             snapshot = Snapshot(message.end, term, self.log.voters_at(message.end), message.data)
-            kept = self.log.install(snapshot)
-            out.writes.append(SaveSnapshot(snapshot, reset=not kept))
+            kept = self.log.install(snapshot, message.tail)
+            out.writes.append(SaveSnapshot(snapshot, start=self.log.start, reset=not kept))
 
     def _leading(self) -> Leader:
         if not isinstance(self.role, Leader):

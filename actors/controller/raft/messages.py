@@ -39,11 +39,15 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class AskVote(Message, frozen=True, kw_only=True):
-    """Candidate to voter: vote for me in this term, or (``pre``) would you? My log ends so (paper 5.2, 5.4.1)."""
+    """Candidate to voter: vote for me in this term, or (``pre``) would you? My log ends so (paper 5.2, 5.4.1).
+
+    ``transfer``: the leader of the term before has resigned in my favour, so that it is no reason to refuse.
+    """
 
     term: int
     voter: VoterId
     pre: bool = False
+    transfer: bool = False
     end: int
     last_term: int
 
@@ -110,7 +114,14 @@ class SnapshotReceived(Message, frozen=True, kw_only=True):
     position: int
 
 
-Told = AskVote | VoteAnswered | AppendEntries | EntriesAppended | InstallSnapshot | SnapshotReceived
+class TakeOver(Message, frozen=True, kw_only=True):
+    """Leader to follower: I have resigned, and your log is the longest: stand at once (thesis 3.10)."""
+
+    term: int
+    voter: VoterId
+
+
+Told = AskVote | VoteAnswered | AppendEntries | EntriesAppended | InstallSnapshot | SnapshotReceived | TakeOver
 """What travels between voters."""
 
 
@@ -132,10 +143,11 @@ class Propose(msgspec.Struct, frozen=True):
 
 
 class Compact(msgspec.Struct, frozen=True, gc=False):
-    """Shell to voter: ``data`` is what the entries before ``end`` add up to, so they may go."""
+    """Shell to voter: ``data`` is what the entries before ``end`` add up to, so those before ``tail`` may go."""
 
     end: int
     data: bytes
+    tail: int
 
 
 class AddVoter(msgspec.Struct, frozen=True, gc=False):
@@ -150,5 +162,15 @@ class RemoveVoter(msgspec.Struct, frozen=True, gc=False):
     voter: VoterId
 
 
-Input = Told | Elapsed | Propose | Compact | AddVoter | RemoveVoter
+class Resign(msgspec.Struct, frozen=True, gc=False):
+    """Shell to leader: this process is about to stop, let another one lead. Nothing happens where it does not."""
+
+
+class LeaderGone(msgspec.Struct, frozen=True, gc=False):
+    """Shell to follower: the connection to this voter has broken. If it leads: wait no longer than its lease lasts."""
+
+    voter: VoterId
+
+
+Input = Told | Elapsed | Propose | Compact | AddVoter | RemoveVoter | Resign | LeaderGone
 """Everything ``Raft.step`` takes."""

@@ -79,6 +79,14 @@ class Voter:
             self._seed, self._draws
         )
 
+    def short_wait(self) -> float:
+        """A random fifth of the shortest election timeout at most."""
+        return (self.election_timeout() - self.settings.election_min_s) * 0.2
+
+    def retry_timeout(self) -> float:
+        """When to ask again whether an election would be won: that disturbs nobody, so it may be soon."""
+        return self.settings.answer_s + self.short_wait()
+
     def is_majority(self, granted: set[VoterId]) -> bool:
         voters = self.log.voters
         return sum(voter in granted for voter in voters) * 2 > len(voters)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import leading
 from .effects import Effects, send
-from .messages import AskVote, VoteAnswered
+from .messages import AskVote, TakeOver, VoteAnswered, VoterId
 from .roles import Candidate, Follower, Leader, PreCandidate
 from .state import Voter
 
@@ -17,8 +17,22 @@ def campaign(voter: Voter, now: float, out: Effects) -> None:
     if voter.is_majority({voter.me}):
         stand(voter, now, out)
         return
-    voter.role = PreCandidate({voter.me}, now + voter.election_timeout())
-    _ask(voter, voter.term + 1, True, out)
+    voter.role = PreCandidate({voter.me}, now + voter.retry_timeout())
+    _ask(voter, voter.term + 1, out, pre=True)
+
+
+def take_over(voter: Voter, message: TakeOver, now: float, out: Effects) -> None:
+    """The leader of our own term has resigned: stand without asking first whether anybody would mind."""
+    if message.term == voter.term and may_stand(voter) and isinstance(voter.role, Follower | PreCandidate):
+        stand(voter, now, out, transfer=True)
+
+
+def miss_leader(voter: Voter, peer: VoterId, now: float) -> None:
+    """Our leader's process has most likely ended: stand as soon as its lease must be over."""
+    role = voter.role
+    if isinstance(role, Follower) and role.leader == peer:
+        settings = voter.settings
+        role.elect_at = min(role.elect_at, max(now, role.heard + settings.election_min_s) + voter.short_wait())
 
 
 def may_stand(voter: Voter) -> bool:
@@ -28,7 +42,7 @@ def may_stand(voter: Voter) -> bool:
     return voter.me in log.voters or (voter.committed < log.voters_end and voter.me in log.voters_before)
 
 
-def stand(voter: Voter, now: float, out: Effects) -> None:
+def stand(voter: Voter, now: float, out: Effects, *, transfer: bool = False) -> None:
     """Take a new term and vote for ourselves in it."""
     voter.term += 1
     voter.voted_for = voter.me
@@ -36,16 +50,17 @@ def stand(voter: Voter, now: float, out: Effects) -> None:
     if voter.is_majority({voter.me}):
         leading.begin(voter, now, out)
     else:
-        _ask(voter, voter.term, False, out)
+        _ask(voter, voter.term, out, transfer=transfer)
 
 
 def asked(voter: Voter, message: AskVote, now: float, out: Effects) -> None:
     """Grant or refuse.
 
     Who hears a leader refuses, and does not even take the higher term: the leader's lease rests on that. A leader
-    refuses while it is one; check-quorum ends that if it has lost the others.
+    refuses while it is one; check-quorum ends that if it has lost the others. After a ``transfer`` there is no lease
+    in the terms before the candidate's.
     """
-    if hears_leader(voter, now):
+    if hears_leader(voter, now) and not (message.transfer and message.term > voter.term):
         granted = False
     elif message.pre:
         granted = message.term > voter.term and is_fresh(voter, message)
@@ -95,11 +110,8 @@ def answered(voter: Voter, message: VoteAnswered, now: float, out: Effects) -> N
             leading.begin(voter, now, out)
 
 
-def _ask(voter: Voter, term: int, pre: bool, out: Effects) -> None:
+def _ask(voter: Voter, term: int, out: Effects, *, pre: bool = False, transfer: bool = False) -> None:
     log = voter.log
+    question = AskVote(term=term, voter=voter.me, pre=pre, transfer=transfer, end=log.end, last_term=log.last_term)
     for peer in voter.peers:
-        send(
-            out.after,
-            peer,
-            AskVote(term=term, voter=voter.me, pre=pre, end=log.end, last_term=log.last_term),
-        )
+        send(out.after, peer, question)
