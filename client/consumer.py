@@ -8,10 +8,8 @@ from types import TracebackType
 from typing import cast
 
 from logeion.wire.apis import (
-    FetchPartition,
     FetchRequest,
     FetchResponse,
-    FetchTopic,
     ListOffsetsPartition,
     ListOffsetsRequest,
     ListOffsetsResponse,
@@ -27,6 +25,7 @@ from logeion.wire.errors import (
 from logeion.wire.records import Record
 
 from .cluster import Cluster
+from .fetch_session import FetchSession
 from .positions import Position, Start, TopicPartition
 from .retries import advise, backoff_s
 
@@ -64,6 +63,7 @@ class Consumer:
         self.endless = False  # partitions may still be placed: what is assigned now is not all
         self._buffered = 0
         self._fetchers: dict[int, asyncio.Task[None]] = {}
+        self._sessions: dict[int, FetchSession] = {}
         self._arrived = asyncio.Event()
         self._wanted = asyncio.Event()
         self._error: LogeionError | None = None
@@ -286,18 +286,17 @@ class Consumer:
         # The partitions that were behind go first next time: an answer is cut at fetch_max_bytes.
         positions.sort(key=lambda position: position.buffered)
         asked = {position.tp: (position, position.next_fetch) for position in positions}
-        topics: dict[str, list[FetchPartition]] = {}
-        for (topic, partition), (_, offset) in asked.items():
-            topics.setdefault(topic, []).append(
-                FetchPartition(
-                    partition=partition, fetch_offset=offset, partition_max_bytes=self._max_partition_fetch_bytes
-                )
-            )
+        wanted = {tp: (offset, self._max_partition_fetch_bytes) for tp, (_, offset) in asked.items()}
+        session = self._sessions.setdefault(node, FetchSession())
+        ask = session.ask(wanted)
         request = FetchRequest(
             max_wait_ms=self._fetch_max_wait_ms,
             min_bytes=self._fetch_min_bytes,
             max_bytes=self._fetch_max_bytes,
-            topics=[FetchTopic(topic=name, partitions=partitions) for name, partitions in topics.items()],
+            session_id=ask.session_id,
+            session_epoch=ask.session_epoch,
+            topics=ask.topics,
+            forgotten_topics_data=ask.forgotten,
         )
         timeout_s = self._cluster.request_timeout_s + self._fetch_max_wait_ms / 1000
         try:
@@ -305,9 +304,12 @@ class Consumer:
                 FetchResponse,
                 await self._cluster.call(FETCH, request, node=node, timeout_s=timeout_s, purpose=self._purpose),
             )
+            if not session.answered(answer.error_code, answer.session_id):
+                return
             if answer.error_code:
                 raise for_code(answer.error_code)(f"broker {node} refused a fetch")
         except LogeionError as error:
+            session.broken()
             await self._after(error)
             return
         trouble: KafkaError | None = None
