@@ -11,6 +11,7 @@ from logeion.wire.errors import (
     NotControllerError,
     NotLeaderOrFollowerError,
     PolicyViolationError,
+    ReplicaNotAvailableError,
     RequestTimedOutError,
     UnknownServerError,
     for_code,
@@ -91,6 +92,13 @@ def check_count(gateway: Gateway, topics: int) -> None:
         raise PolicyViolationError(f"{topics} topics in one request, {most} are allowed: split it into several")
 
 
+def check_partitions(gateway: Gateway, partitions: int) -> None:
+    """Raise PolicyViolationError for more partitions in one request than the cluster could have."""
+    most = gateway.config.limits.partitions
+    if partitions > most:
+        raise PolicyViolationError(f"{partitions} partitions in one request, {most} are allowed: split it into several")
+
+
 async def ask_through(
     gateway: Gateway, message: m.Message, expected: type[Reply], deadline: Deadline
 ) -> tuple[Reply, bool]:
@@ -126,6 +134,19 @@ async def ask_partition(
         raise NotLeaderOrFollowerError("the partition's process went away during the request") from closed
     except LaneError as late:
         raise RequestTimedOutError(f"the partition did not answer in time: {late}") from late
+    return _checked(reply, expected)
+
+
+async def ask_replica(
+    gateway: Gateway, topic_id: str, partition: int, message: m.Message, expected: type[Reply], deadline: Deadline
+) -> Reply:
+    """The answer of this host's follower of the partition; raises KafkaError."""
+    try:
+        reply = await gateway.ask_replica(topic_id, partition, message, deadline.left)
+    except RefusedError as refused:
+        raise for_code(refused.code)(refused.reason) from refused
+    except (OSError, LaneError) as gone:
+        raise ReplicaNotAvailableError(f"no replica of the partition runs here: {gone}") from gone
     return _checked(reply, expected)
 
 

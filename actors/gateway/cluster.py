@@ -18,7 +18,7 @@ from logeion.wire.apis import (
 from logeion.wire.errors import KafkaError, MismatchedEndpointTypeError, UnsupportedEndpointTypeError
 
 from .. import messages as m
-from .asking import Deadline, ask_partition, each, told
+from .asking import Deadline, ask_partition, ask_replica, each, told
 from .authorized import CLUSTER_OPERATIONS, NOT_ASKED
 from .brokers import endpoints
 
@@ -47,13 +47,16 @@ async def describe_cluster(
         return DescribeClusterResponse(
             error_code=error.code, error_message=told(error), endpoint_type=request.endpoint_type
         )
+    fenced = gateway.image.fenced
     brokers = [
-        DescribeClusterBroker(broker_id=one.node, host=one.host, port=one.port, rack=one.rack)
-        for one in endpoints(gateway, connection.local)
+        DescribeClusterBroker(
+            broker_id=one.node, host=one.host, port=one.port, rack=one.rack, is_fenced=one.node in fenced
+        )
+        for one in endpoints(gateway, connection.local, fenced=request.include_fenced_brokers)
     ]
     return DescribeClusterResponse(
         cluster_id=gateway.image.cluster_id,
-        controller_id=gateway.node,
+        controller_id=gateway.controller_id,
         brokers=brokers,
         cluster_authorized_operations=(
             CLUSTER_OPERATIONS if request.include_cluster_authorized_operations else NOT_ASKED
@@ -64,7 +67,7 @@ async def describe_cluster(
 async def describe_log_dirs(
     gateway: Gateway, connection: Connection, header: RequestHeader, request: DescribeLogDirsRequest
 ) -> DescribeLogDirsResponse:
-    """Handler of DescribeLogDirs: this node's one data directory with the partitions it leads (null: all of them).
+    """Handler of DescribeLogDirs: this node's one data directory with its replicas (null: all of them).
 
     Partitions that are not here are left out, as in Kafka; one whose process does not answer is left out too.
     """
@@ -89,6 +92,8 @@ async def describe_log_dirs(
     async def describe(which: tuple[str, str, int]) -> m.LogDescribed | None:
         _, topic_id, partition = which
         try:
+            if gateway.leader_code(topic_id, partition):
+                return await ask_replica(gateway, topic_id, partition, m.DescribeLog(), m.LogDescribed, deadline)
             return await ask_partition(
                 gateway, topic_id, partition, lambda _: m.DescribeLog(), m.LogDescribed, deadline
             )
@@ -100,7 +105,10 @@ async def describe_log_dirs(
     for (name, _, partition), figure in zip(wanted, figures, strict=True):
         if figure is not None:
             entry = topics.setdefault(name, DescribeLogDirsTopic(name=name, partitions=[]))
-            entry.partitions.append(DescribeLogDirsPartition(partition_index=partition, partition_size=figure.size))
+            lag = max(0, figure.high_watermark - figure.end)
+            entry.partitions.append(
+                DescribeLogDirsPartition(partition_index=partition, partition_size=figure.size, offset_lag=lag)
+            )
     disk = os.statvfs(gateway.data_dir)
     result = DescribeLogDirsResult(
         log_dir=str(gateway.data_dir),

@@ -18,9 +18,11 @@ from .fetch import fetch
 from .group_admin import consumer_group_describe, delete_groups, describe_groups, list_groups
 from .group_membership import consumer_group_heartbeat, heartbeat, join_group, leave_group, sync_group
 from .group_offsets import offset_commit, offset_delete, offset_fetch
+from .leaders_admin import alter_partition_reassignments, elect_leaders, list_partition_reassignments
 from .offsets import list_offsets
 from .produce import produce
 from .producer_ids import init_producer_id
+from .quorum import add_raft_voter, describe_quorum, remove_raft_voter, update_features
 from .records_admin import delete_records, offset_for_leader_epoch
 from .topics_admin import create_partitions, create_topics, delete_topics
 from .topics_metadata import describe_topic_partitions, metadata
@@ -68,10 +70,17 @@ HANDLERS: dict[int, AsyncHandler | Direct] = {
     35: describe_log_dirs,
     37: create_partitions,
     42: delete_groups,
+    43: elect_leaders,
     44: incremental_alter_configs,
+    45: alter_partition_reassignments,
+    46: list_partition_reassignments,
     47: offset_delete,
+    55: describe_quorum,
+    57: update_features,
     60: describe_cluster,
     68: consumer_group_heartbeat,
     69: consumer_group_describe,
     75: describe_topic_partitions,
+    80: add_raft_voter,
+    81: remove_raft_voter,
 }

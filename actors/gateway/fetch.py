@@ -19,8 +19,6 @@ from logeion.wire.apis import (
     FetchPartition,
     FetchRequest,
     FetchResponse,
-    LeaderIdAndEpoch,
-    NodeEndpoint,
     PartitionData,
 )
 from logeion.wire.buffers import FileRange
@@ -38,7 +36,7 @@ from logeion.wire.errors import (
 
 from ..messages import Advanced
 from ..partition.machine import check_client_epoch
-from .brokers import endpoints
+from .brokers import tell_leader
 from .links import Key, Link
 
 if TYPE_CHECKING:
@@ -174,20 +172,9 @@ class _Reading:
     def _refuse(self, result: PartitionData, error: KafkaError, topic: Topic | None) -> None:
         self.failed = True
         result.error_code = error.code
-        if topic is None or error.code != NotLeaderOrFollowerError.code:
-            return
-        partition = topic.partitions.get(result.partition_index)
-        if partition is None or partition.leader < 0:
-            return
-        gateway = self.call.gateway
-        # KIP-951: who leads instead, so that the client need not ask.
-        result.current_leader = LeaderIdAndEpoch(leader_id=partition.leader, leader_epoch=partition.leader_epoch)
-        known = {one.node_id for one in self.response.node_endpoints}
-        for one in endpoints(gateway, self.call.exchange.connection.local):
-            if one.node == partition.leader and one.node not in known:
-                self.response.node_endpoints.append(
-                    NodeEndpoint(node_id=one.node, host=one.host, port=one.port, rack=one.rack)
-                )
+        if topic is not None and error.code == NotLeaderOrFollowerError.code:
+            gateway, local = self.call.gateway, self.call.exchange.connection.local
+            tell_leader(gateway, local, topic.partitions.get(result.partition_index), result, self.response)
 
     def _read(self, topic: Topic | None, asked: FetchPartition, result: PartitionData, room: int) -> None:
         gateway = self.call.gateway

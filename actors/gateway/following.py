@@ -95,6 +95,7 @@ class Following:
         if message.offset > gateway.applied and not message.snapshot:
             lane.close(f"metadata from {message.offset} on, but only {gateway.applied} is applied")
             return
+        gateway.quorum_leader = message.leader
         gateway.apply(message.offset, message.next_offset, message.records, message.snapshot)
         for key in [key for key in self._running if key not in self._lanes]:
             self._dial(key)

@@ -10,8 +10,6 @@ import struct
 from typing import TYPE_CHECKING
 
 from logeion.wire.apis import (
-    LeaderIdAndEpoch,
-    NodeEndpoint,
     PartitionProduceResponse,
     ProduceRequest,
     ProduceResponse,
@@ -30,7 +28,8 @@ from logeion.wire.errors import (
 
 from ..lanes import LaneError
 from ..messages import Appended, Message
-from .brokers import endpoints
+from .asking import told
+from .brokers import tell_leader
 from .holding import Held
 from .links import Link, as_kafka_error
 
@@ -78,9 +77,7 @@ class Part:
 
     def failed(self, error: KafkaError) -> None:
         """This batch is not (or not known to be) in the log."""
-        refuse(self.response, error)
-        if error.code == NotLeaderOrFollowerError.code:
-            self.call.leader_unknown(self.link, self.response)
+        self.call.refused(self.call.gateway.image.topic_by_id(self.link.key[0]), self.response, error)
         self.call.part_done()
 
 
@@ -110,26 +107,14 @@ class ProduceCall:
             names = ", ".join(for_code(code).name for code in sorted(codes))
             self.exchange.connection.close(f"a produce with acks=0 failed: {names}")
 
-    def leader_unknown(self, link: Link, response: PartitionProduceResponse) -> None:
-        """KIP-951: with NOT_LEADER_OR_FOLLOWER goes who leads instead, so that the client need not ask."""
-        topic = self.gateway.image.topic_by_id(link.key[0])
-        partition = topic.partitions.get(link.key[1]) if topic is not None else None
-        if partition is None or partition.leader < 0 or partition.leader == self.gateway.node:
-            return
-        response.current_leader = LeaderIdAndEpoch(leader_id=partition.leader, leader_epoch=partition.leader_epoch)
-        known = {one.node_id for one in self.response.node_endpoints}
-        for one in endpoints(self.gateway, self.exchange.connection.local):
-            if one.node == partition.leader and one.node not in known:
-                self.response.node_endpoints.append(
-                    NodeEndpoint(node_id=one.node, host=one.host, port=one.port, rack=one.rack)
-                )
-
-
-def refuse(response: PartitionProduceResponse, error: KafkaError) -> None:
-    """Make this partition's result an error."""
-    response.error_code = error.code
-    response.error_message = str(error)
-    response.base_offset = -1
+    def refused(self, topic: Topic | None, response: PartitionProduceResponse, error: KafkaError) -> None:
+        """Make this partition's result an error."""
+        response.error_code = error.code
+        response.error_message = told(error)
+        response.base_offset = -1
+        if topic is not None and error.code == NotLeaderOrFollowerError.code:
+            partition = topic.partitions.get(response.index)
+            tell_leader(self.gateway, self.exchange.connection.local, partition, response, self.response)
 
 
 def _objection(gateway: Gateway, topic: Topic | None, by_id: bool, index: int, acks: int) -> KafkaError | None:
@@ -170,7 +155,7 @@ def produce(gateway: Gateway, exchange: Exchange, request: ProduceRequest) -> No
                 error = InvalidRecordError("no record batch: a Produce carries exactly one for each partition")
             if error is not None or topic is None or not records:
                 assert error is not None
-                refuse(response, error)
+                call.refused(topic, response, error)
                 continue
             link = gateway.link(topic, data.index)
             part = Part(call, link, records, response, timeout_ms)

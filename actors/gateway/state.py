@@ -19,6 +19,7 @@ from logeion.wire.errors import (
 )
 
 from ..config import parse_address
+from ..lanes import dial, socket_path
 from ..messages import AnyMessage, Message
 from ..metadata import MetadataImage, MetadataRecord, PartitionChanged, Topic, TopicDeleted
 from .answers import Answers
@@ -49,6 +50,8 @@ class Gateway:
         self.image = MetadataImage(self.config.topic_defaults())
         # The offset in the metadata log up to which ``image`` is applied (exclusive).
         self.applied = 0
+        # The node that leads the metadata quorum, as far as the Controller here knows; -1 for nobody.
+        self.quorum_leader = -1
         # Grows with every change of the image or of what runs here: what was made from them at an equal number holds.
         self.changes = 0
         self.failover_wait_ms = config.gateway.failover_wait_ms
@@ -67,6 +70,12 @@ class Gateway:
     def now_ms(self) -> int:
         """The loop's own clock in milliseconds: it never goes back, and says nothing about the time of day."""
         return int(self.loop.time() * 1000)
+
+    @property
+    def controller_id(self) -> int:
+        """Whom clients are told to send administrative requests to; any node passes them on, so this one will do."""
+        leader = self.quorum_leader
+        return leader if leader in self.image.brokers and leader not in self.image.fenced else self.node
 
     # What others see ------------------------------------------------------------------------------------------------
 
@@ -160,6 +169,14 @@ class Gateway:
             if link is not None and link.lane is not None:
                 break  # else it is gone again already
         return await link.lane.request(make(link.epoch), timeout_s=max(0.05, deadline - self.loop.time()))
+
+    async def ask_replica(self, topic_id: str, partition: int, message: Message, timeout_s: float) -> AnyMessage:
+        """The answer of this host's follower of the partition. Raises ``OSError`` if none runs, or ``LaneError``."""
+        lane = await dial(self.loop, socket_path(self.data_dir / "run", f"replica-{topic_id}-{partition}"))
+        try:
+            return await lane.request(message, timeout_s=max(0.05, timeout_s))
+        finally:
+            lane.close()
 
     def advertised(self, local: tuple[str, int]) -> tuple[str, int]:
         """Host and port to tell a client that connected to ``local``: as configured, else just that."""

@@ -34,7 +34,7 @@ from .. import messages as m
 from ..controller.topics import INTERNAL_TOPICS, check_name
 from .asking import Deadline, ask_through, check_count, until_applied, until_running
 from .authorized import CLUSTER_OPERATIONS, NOT_ASKED, TOPIC_OPERATIONS
-from .brokers import endpoints
+from .brokers import alive, endpoints
 
 if TYPE_CHECKING:
     from logeion.wire.buffers import Buffer
@@ -77,6 +77,7 @@ class Leadership(NamedTuple):
     isr: list[int]
     offline: list[int]
     elr: list[int]
+    last_known: list[int]
 
 
 def leadership(gateway: Gateway, topic: Topic, index: int) -> Leadership:
@@ -87,14 +88,20 @@ def leadership(gateway: Gateway, topic: Topic, index: int) -> Leadership:
     """
     partition = topic.partitions[index]
     leader, code = partition.leader, 0
-    offline = [node for node in partition.replicas if node != gateway.node and node not in gateway.image.brokers]
+    offline = [node for node in partition.replicas if not alive(gateway, node)]
     if leader == gateway.node and gateway.offline(topic.topic_id, index):
-        leader = -1
         offline.append(gateway.node)
-    if leader < 0:
+    if leader < 0 or leader in offline:
         leader, code = -1, LeaderNotAvailableError.code
     return Leadership(
-        code, leader, partition.leader_epoch, partition.replicas, partition.isr, offline, list(partition.elr)
+        code,
+        leader,
+        partition.leader_epoch,
+        partition.replicas,
+        partition.isr,
+        offline,
+        list(partition.elr),
+        list(partition.last_known),
     )
 
 
@@ -192,7 +199,7 @@ async def metadata(
             for one in endpoints(gateway, connection.local)
         ],
         cluster_id=gateway.image.cluster_id,
-        controller_id=gateway.node,
+        controller_id=gateway.controller_id,
         topics=topics,
         cluster_authorized_operations=(
             CLUSTER_OPERATIONS if request.include_cluster_authorized_operations else NOT_ASKED
@@ -285,6 +292,6 @@ def _paged(gateway: Gateway, topic: Topic, index: int) -> DescribeTopicPartition
         replica_nodes=now.replicas,
         isr_nodes=now.isr,
         eligible_leader_replicas=now.elr,
-        last_known_elr=[],
+        last_known_elr=now.last_known,
         offline_replicas=now.offline,
     )

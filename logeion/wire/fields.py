@@ -60,6 +60,7 @@ class Tagged(msgspec.Struct, frozen=True):
 Bool = Annotated[bool, Wire("bool")]
 Int8 = Annotated[int, Wire("int8")]
 Int16 = Annotated[int, Wire("int16")]
+UInt16 = Annotated[int, Wire("uint16")]
 Int32 = Annotated[int, Wire("int32")]
 Int64 = Annotated[int, Wire("int64")]
 String = Annotated[str, Wire("string")]

@@ -11,8 +11,8 @@ import msgspec
 from .fields import Nullable, Since, Struct, Tagged, Until, Wire
 
 # Bytes of the kinds that have a fixed size, and their struct format.
-FIXED = {"bool": "?", "int8": "b", "int16": "h", "int32": "i", "int64": "q", "uuid": "16s"}
-FIXED_SIZE = {"bool": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8, "uuid": 16}
+FIXED = {"bool": "?", "int8": "b", "int16": "h", "uint16": "H", "int32": "i", "int64": "q", "uuid": "16s"}
+FIXED_SIZE = {"bool": 1, "int8": 1, "int16": 2, "uint16": 2, "int32": 4, "int64": 8, "uuid": 16}
 
 
 class Field(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from logeion.actors.gateway.groups import Groups
 from logeion.actors.gateway.producer_ids import ProducerIds
 from logeion.actors.lanes import RefusedError
 from logeion.actors.metadata import (
+    BrokerChanged,
     BrokerRegistered,
     ClusterCreated,
     ConfigChanged,
@@ -53,6 +54,8 @@ RECORDS: list[MetadataRecord] = [
         admin="127.0.0.1:9644",
     ),
     BrokerRegistered(node=2, incarnation="i", directory_id="d", host="other", port=9093, broker_epoch=2),
+    BrokerChanged(node=1, broker_epoch=1, fenced=False),
+    BrokerChanged(node=2, broker_epoch=2, fenced=False),
     TopicCreated(topic_id=ORDERS, name="orders"),
     partition(ORDERS, 0),
     partition(ORDERS, 1, leader=2),
@@ -76,7 +79,8 @@ class World:
     """The part of a Gateway that the administrative handlers use."""
 
     def __init__(self, data_dir: Path = Path("/"), config: Config | None = None) -> None:
-        self.node = 1
+        self.node = self.controller_id = 1
+        self.applied = 77
         self.config = config or Config(node=NodeSection(rack="r1"))
         self.data_dir = data_dir
         self.image = MetadataImage(self.config.topic_defaults())
@@ -87,6 +91,7 @@ class World:
         self.given_up: set[tuple[str, int]] = set()
         self.controller: Callable[[m.Message], m.Message] = self.unexpected
         self.partition: Callable[[str, int, m.Message], m.Message] = self.unexpected
+        self.replica: Callable[[str, int, m.Message], m.Message] = self.unexpected
         self.applied_waits: list[int] = []
 
     @property
@@ -117,6 +122,10 @@ class World:
     ) -> m.Message:
         assert timeout_s > 0
         return self.partition(topic_id, partition, make(self.image.topics[topic_id].partitions[partition].leader_epoch))
+
+    async def ask_replica(self, topic_id: str, partition: int, message: m.Message, timeout_s: float) -> m.Message:
+        assert timeout_s > 0
+        return self.replica(topic_id, partition, message)
 
     def running(self, topic_id: str, partition: int) -> bool:
         return True

@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 
 from logeion.actors import messages as m
+from logeion.actors.config import Config
 from logeion.actors.gateway.asking import TOGETHER, each
 from logeion.actors.gateway.cluster import describe_cluster, describe_log_dirs
 from logeion.actors.gateway.coordinators import find_coordinator
 from logeion.actors.gateway.producer_ids import init_producer_id
 from logeion.actors.gateway.records_admin import delete_records, offset_for_leader_epoch
+from logeion.actors.gateway.state import Gateway
 from logeion.actors.lanes import LaneClosed, RefusedError
-from logeion.actors.metadata import ConfigChanged
+from logeion.actors.metadata import BrokerChanged, ConfigChanged
 from logeion.wire.apis import (
     DeleteRecordsPartition,
     DeleteRecordsRequest,
@@ -28,7 +30,7 @@ from logeion.wire.apis import (
     OffsetForLeaderTopic,
 )
 from logeion.wire.errors import RequestTimedOutError
-from tests.actors.gateway_world import INTERNAL, ORDERS, World
+from tests.actors.gateway_world import INTERNAL, ORDERS, RECORDS, World
 
 
 def ask(world: World, handler: Any, key: int, version: int, request: Any) -> Any:
@@ -46,6 +48,29 @@ def test_the_cluster_as_the_client_can_reach_it(version: int) -> None:
     assert ours.cluster_authorized_operations == 8096
 
 
+def test_fenced_brokers_are_told_only_to_those_who_ask() -> None:
+    world = World()
+    world.image.apply(BrokerChanged(node=2, broker_epoch=2, fenced=True))
+    for version, fenced, told in [(0, False, [1]), (2, False, [1]), (2, True, [1, 2])]:
+        ours = ask(world, describe_cluster, 60, version, DescribeClusterRequest(include_fenced_brokers=fenced))
+        assert [one.broker_id for one in ours.brokers] == told
+        assert [one.is_fenced for one in ours.brokers] == [False, True][: len(told)]
+
+
+def test_the_leader_of_the_quorum_is_the_controller(tmp_path: Path) -> None:
+    async def run() -> None:
+        gateway = Gateway(node=1, config=Config(), data_dir=tmp_path, loop=asyncio.get_running_loop())
+        gateway.apply(0, len(RECORDS), RECORDS, False)
+        assert gateway.controller_id == 1, "any node passes requests on"
+        gateway.quorum_leader = 2
+        assert gateway.controller_id == 2
+        gateway.image.apply(BrokerChanged(node=2, broker_epoch=2, fenced=True))
+        assert gateway.controller_id == 1, "clients cannot reach the fenced one"
+        gateway.close()
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(("endpoints", "code"), [(2, 114), (7, 115)])
 def test_controllers_have_no_port_of_kafkas(endpoints: int, code: int) -> None:
     ours = ask(World(), describe_cluster, 60, 1, DescribeClusterRequest(endpoint_type=endpoints))
@@ -58,26 +83,30 @@ def sizes(topic_id: str, index: int, message: m.Message) -> m.Message:
         raise LaneClosed("its process has just died")
     if index == 2:
         raise RefusedError(6, "no leader")
-    return m.LogDescribed(size=100 + index, segments=1, log_start=0, high_watermark=5, end=5, synced_end=5, producers=0)
+    end = 5 - 3 * index
+    return m.LogDescribed(
+        size=100 + index, segments=1, log_start=0, high_watermark=5, end=end, synced_end=end, producers=0
+    )
 
 
 @pytest.mark.parametrize("version", range(1, 6))
 def test_sizes_of_the_partitions_that_answer(version: int, tmp_path: Path) -> None:
     world = World(tmp_path)
-    world.partition = sizes
+    world.partition = world.replica = sizes
     ours = ask(world, describe_log_dirs, 35, version, DescribeLogDirsRequest(topics=None))
     [result] = ours.results
     assert (result.error_code, result.log_dir) == (0, str(tmp_path))
     [topic] = result.topics
     assert topic.name == "orders"
-    assert [(one.partition_index, one.partition_size) for one in topic.partitions] == [(0, 100), (1, 101)]
+    rows = [(one.partition_index, one.partition_size, one.offset_lag) for one in topic.partitions]
+    assert rows == [(0, 100, 0), (1, 101, 3)], "led here, and followed here with a lag"
     if version >= 4:
         assert 0 < result.usable_bytes <= result.total_bytes
 
 
 def test_sizes_of_the_partitions_that_are_named(tmp_path: Path) -> None:
     world = World(tmp_path)
-    world.partition = sizes
+    world.partition = world.replica = sizes
     topics = [DescribableLogDirTopic(topic="orders", partitions=[1, 9]), DescribableLogDirTopic(topic="x")]
     ours = ask(world, describe_log_dirs, 35, 4, DescribeLogDirsRequest(topics=topics))
     [topic] = ours.results[0].topics

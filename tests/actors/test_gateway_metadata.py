@@ -10,7 +10,7 @@ from logeion.actors import messages as m
 from logeion.actors.config import Config, TopicsSection
 from logeion.actors.gateway.answers import ENTRIES, Answers
 from logeion.actors.gateway.topics_metadata import describe_topic_partitions, metadata
-from logeion.actors.metadata import TopicCreated
+from logeion.actors.metadata import BrokerChanged, TopicCreated
 from logeion.wire.apis import (
     Cursor,
     DescribeTopicPartitionsRequest,
@@ -100,6 +100,25 @@ def test_a_partition_that_is_offline_here_has_no_leader() -> None:
     ours, _ = ask(world, 13, named("orders"))
     row = ours.topics[0].partitions[0]
     assert (row.error_code, row.leader_id, row.offline_replicas) == (5, -1, [1])
+
+
+def test_a_fenced_broker_is_not_listed_and_its_replicas_are_offline() -> None:
+    world = World()
+    world.image.apply(BrokerChanged(node=2, broker_epoch=2, fenced=True))
+    ours, _ = ask(world, 13, named("orders"))
+    assert [broker.node_id for broker in ours.brokers] == [1]
+    rows = [(row.error_code, row.leader_id, row.offline_replicas) for row in ours.topics[0].partitions]
+    assert rows == [(0, 1, [2]), (5, -1, [2]), (5, -1, [2])]
+
+
+def test_who_may_lead_though_not_in_sync_is_told() -> None:
+    world = World()
+    state = partition(ORDERS, 2, leader=-1)
+    world.image.apply(msgspec.structs.replace(state, isr=[], elr=[2], last_known=[1]))
+    request = DescribeTopicPartitionsRequest(topics=[TopicRequest(name="orders")])
+    ours, _ = asyncio.run(world.ask(describe_topic_partitions, 75, 0, request))
+    row = ours.topics[0].partitions[2]
+    assert (row.eligible_leader_replicas, row.last_known_elr, row.isr_nodes) == ([2], [1], [])
 
 
 def no_creation() -> Config:

@@ -78,6 +78,8 @@ def _random_value(field: Field, version: int, rng: Random, depth: int) -> Any:
         return rng.randint(-1, 133)
     if field.kind == "int64" and field.name.endswith("_ms"):
         return rng.choice((-1, 0, 1, 1_700_000_000_123))  # kio makes dates and durations of them
+    if field.kind == "uint16":
+        return rng.choice((0, 1, 9092, (1 << 16) - 1))
     if field.kind in _BOUNDS:
         bound = _BOUNDS[field.kind]
         return rng.choice((0, 1, -1, bound - 1, -bound, rng.randrange(-bound, bound)))
@@ -98,7 +100,7 @@ def _full(field: Field, version: int) -> Any:
 def _full_value(field: Field, version: int) -> Any:
     if field.struct is not None:
         return full_message(field.struct, version)
-    if field.kind in _BOUNDS:
+    if field.kind in _BOUNDS or field.kind == "uint16":
         return 3
     return {"bool": True, "string": "name", "uuid": "0123456789abcdef" * 2}.get(field.kind, b"some bytes")
 
