@@ -1,0 +1,231 @@
+"""A load of aiokafka at its defaults, but idempotent: all clients in one loop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import KafkaError
+
+from tests.cluster.loads.common import History, Told, Value, options, read_value, say
+
+OPTIONS = options()
+HISTORY = History(Path(OPTIONS.history), OPTIONS.first)
+TOLD = Told()
+
+
+def key(partition: int) -> str:
+    return f"{OPTIONS.topic}-{partition}"
+
+
+class Sender:
+    """A producer; after an answer that leaves a record's fate open it is another process with another producer."""
+
+    def __init__(self, number: int) -> None:
+        self.acked = 0
+        self._number = number
+
+    async def run(self) -> None:
+        pause = OPTIONS.producers / OPTIONS.per_second
+        at = self._number
+        while not TOLD.stop.is_set():
+            self._doubt = False
+            self._proc = HISTORY.process()
+            values = Value(self._proc, OPTIONS.record_bytes)
+            acks: Any = OPTIONS.acks if OPTIONS.acks == "all" else int(OPTIONS.acks)
+            producer = AIOKafkaProducer(
+                bootstrap_servers=OPTIONS.bootstrap.split(","), acks=acks, enable_idempotence=acks == "all"
+            )
+            if not await self._started(producer):
+                continue
+            due = time.monotonic()
+            while not TOLD.stop.is_set() and not self._doubt:
+                await self._send(producer, at % OPTIONS.partitions, *values.make())
+                at += 1
+                due = max(due + pause, time.monotonic() - 1.0)
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+            await producer.stop()
+
+    async def _started(self, producer: AIOKafkaProducer) -> bool:
+        try:
+            await producer.start()
+        except KafkaError as error:
+            HISTORY.counts[f"start error {type(error).__name__}"] += 1
+            await producer.stop()
+            await asyncio.sleep(0.1)
+            return False
+        return True
+
+    async def _send(self, producer: AIOKafkaProducer, partition: int, value: int, record: bytes) -> None:
+        proc, began = self._proc, time.monotonic()
+
+        def answered(future: asyncio.Future[Any]) -> None:
+            error = future.exception()
+            if error is None:
+                self.acked += 1
+                HISTORY.write("send", "ok", proc, began, [["send", key(partition), [future.result().offset, value]]])
+            else:
+                self._doubt = True
+                HISTORY.write("send", "info", proc, began, [["send", key(partition), [None, value]]], why=repr(error))
+
+        try:
+            (await producer.send(OPTIONS.topic, record, partition=partition)).add_done_callback(answered)
+        except KafkaError as error:
+            self._doubt = True
+            HISTORY.write("send", "info", proc, began, [["send", key(partition), [None, value]]], why=repr(error))
+
+
+class Reader:
+    """A consumer: what every poll returned, by key."""
+
+    def __init__(self) -> None:
+        self.proc = HISTORY.process()
+        self.positions: dict[int, int] = {}
+        self.moved: set[int] = set()
+
+    def consumer(self, **more: Any) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(
+            bootstrap_servers=OPTIONS.bootstrap.split(","),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            **more,
+        )
+
+    async def poll(self, consumer: AIOKafkaConsumer) -> set[int]:
+        """Poll for what is there; the partitions of which something came."""
+        began = time.monotonic()
+        got = await consumer.getmany(timeout_ms=100)
+        polled = {
+            key(where.partition): [[r.offset, read_value(r.value)] for r in records] for where, records in got.items()
+        }
+        for where, records in got.items():
+            self.positions[where.partition] = records[-1].offset + 1
+        if polled or self.moved:
+            self.write("poll", "ok", began, [["poll", polled]], reb=[key(number) for number in sorted(self.moved)])
+            self.moved.clear()
+        return {where.partition for where in got}
+
+    def write(self, f: str, kind: str, began: float, value: Any, **more: Any) -> None:
+        HISTORY.write(f, kind, self.proc, began, value, **more)
+
+    async def run(self) -> None:
+        raise NotImplementedError
+
+    def arrived(self) -> bool:
+        """Whether everything to the given ends was read."""
+        return TOLD.drain.is_set() and all(self.positions.get(n, 0) >= end for n, end in TOLD.ends.items())
+
+
+class Follower(Reader):
+    """Reads all partitions by assignment, from the beginning."""
+
+    async def run(self) -> None:
+        consumer = self.consumer()
+        await consumer.start()
+        self.write("assign", "ok", time.monotonic(), [key(number) for number in range(OPTIONS.partitions)])
+        consumer.assign([TopicPartition(OPTIONS.topic, number) for number in range(OPTIONS.partitions)])
+        while not self.arrived():
+            await self.poll(consumer)
+        await consumer.stop()
+
+
+class Member(Reader, ConsumerRebalanceListener):  # type: ignore[misc]
+    """A member of the group, which commits after every poll that brought something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._uncommitted: set[int] = set()
+        self._owned: set[int] = set()
+
+    async def run(self) -> None:
+        self._consumer = self.consumer(group_id=OPTIONS.group, partition_assignment_strategy=(RangePartitionAssignor,))
+        await self._consumer.start()
+        self.write("subscribe", "ok", time.monotonic(), [key(number) for number in range(OPTIONS.partitions)])
+        self._consumer.subscribe([OPTIONS.topic], listener=self)
+        while not (TOLD.drain.is_set() and GROUP.arrived()):
+            came = await self.poll(self._consumer)
+            self._uncommitted |= came
+            if came:
+                await self._commit()
+        await self._consumer.stop()
+
+    def write(self, f: str, kind: str, began: float, value: Any, **more: Any) -> None:
+        super().write(f, kind, began, value, group=OPTIONS.group, member=str(self.proc), **more)
+
+    async def on_partitions_assigned(self, assigned: Any) -> None:
+        self._owned = {where.partition for where in assigned}
+        self.moved |= self._owned
+        self._uncommitted.clear()
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:
+        await self._commit()
+        self.moved |= {where.partition for where in revoked}
+        self._owned = set()
+
+    async def _commit(self) -> None:
+        wanted = {number: self.positions[number] for number in self._uncommitted & self._owned}
+        if not wanted:
+            return
+        generation = self._consumer._coordinator.generation
+        began = time.monotonic()
+        value = {key(number): at for number, at in wanted.items()}
+        try:
+            await self._consumer.commit({TopicPartition(OPTIONS.topic, number): at for number, at in wanted.items()})
+        except KafkaError as error:
+            self.write("commit", "info", began, value, why=repr(error), gen=generation)
+        else:
+            self.write("commit", "ok", began, value, gen=generation)
+            GROUP.committed(wanted)
+            self._uncommitted -= wanted.keys()
+
+
+class Group:
+    """What the members of this process have committed together."""
+
+    def __init__(self) -> None:
+        self._positions: dict[int, int] = {}
+
+    def committed(self, positions: dict[int, int]) -> None:
+        for number, at in positions.items():
+            self._positions[number] = max(at, self._positions.get(number, 0))
+
+    def arrived(self) -> bool:
+        return all(self._positions.get(number, 0) >= end for number, end in TOLD.ends.items())
+
+
+GROUP = Group()
+
+
+async def main() -> int:
+    senders = [Sender(number) for number in range(OPTIONS.producers)]
+    readers: list[Reader] = [Follower() for _ in range(OPTIONS.followers)]
+    readers += [Member() for _ in range(OPTIONS.members)]
+    sending = [asyncio.create_task(one.run()) for one in senders]
+    reading = [asyncio.create_task(one.run()) for one in readers]
+    everybody = asyncio.gather(*sending, *reading)
+    while not (all(one.acked for one in senders) and all(one.positions for one in readers[: OPTIONS.followers])):
+        if TOLD.stop.is_set() or everybody.done():
+            break
+        await asyncio.sleep(0.02)
+    say("running")
+    told = time.monotonic()
+    while not TOLD.stop.is_set() and not everybody.done():
+        await asyncio.sleep(0.05)
+        if time.monotonic() - told >= 1.0:
+            told = time.monotonic()
+            say("counts", **HISTORY.counts)
+    await asyncio.gather(*sending)
+    say("stopped", **HISTORY.counts)
+    await everybody
+    HISTORY.close()
+    say("ended", **HISTORY.counts)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

@@ -1,0 +1,261 @@
+"""A load of confluent-kafka at its defaults, but idempotent: a thread for each client."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from tests.cluster.loads.common import History, Told, Value, options, read_value, say
+
+OPTIONS = options()
+HISTORY = History(Path(OPTIONS.history), OPTIONS.first)
+TOLD = Told()
+BATCH = 200
+
+
+def key(partition: int) -> str:
+    return f"{OPTIONS.topic}-{partition}"
+
+
+class Sender(threading.Thread):
+    """A producer; after an answer that leaves a record's fate open it is another process with another producer."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(daemon=True)
+        self.acked = 0
+        self._number = number
+        self._begin()
+
+    def _begin(self) -> None:
+        self._doubt = False
+        self._proc = HISTORY.process()
+        self._values = Value(self._proc, OPTIONS.record_bytes)
+        settings: dict[str, Any] = {"bootstrap.servers": OPTIONS.bootstrap, "acks": OPTIONS.acks}
+        settings["enable.idempotence"] = OPTIONS.acks == "all"
+        if OPTIONS.request_ms:
+            settings["request.timeout.ms"] = OPTIONS.request_ms
+        self._producer = Producer(settings)
+
+    def run(self) -> None:
+        pause = OPTIONS.producers / OPTIONS.per_second
+        due = time.monotonic()
+        at = self._number
+        while not TOLD.stop.is_set():
+            self._send(at % OPTIONS.partitions)
+            at += 1
+            due = max(due + pause, time.monotonic() - 1.0)
+            while (left := due - time.monotonic()) > 0 and not TOLD.stop.is_set():
+                self._producer.poll(min(left, 0.1))
+            if self._doubt:
+                self._end()
+                self._begin()
+        self._end()
+
+    def _send(self, partition: int) -> None:
+        value, record = self._values.make()
+        proc, began = self._proc, time.monotonic()
+
+        def answered(error: KafkaError | None, message: Message) -> None:
+            offset = message.offset()
+            known = None if offset is None or offset < 0 else offset
+            if error is None:
+                self.acked += 1
+                HISTORY.write("send", "ok", proc, began, [["send", key(partition), [known, value]]])
+            else:
+                self._doubt = True
+                HISTORY.write("send", "info", proc, began, [["send", key(partition), [None, value]]], why=str(error))
+
+        try:
+            self._producer.produce(OPTIONS.topic, record, partition=partition, on_delivery=answered)
+        except BufferError:
+            self._producer.poll(0.05)
+
+    def _end(self) -> None:
+        if self._producer.flush(120):
+            say("error", text="records without any answer after 120 s")
+
+
+class Reader(threading.Thread):
+    """A consumer: what every poll returned, by key."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.proc = HISTORY.process()
+        self.positions: dict[int, int] = {}
+        self.moved: set[int] = set()
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "bootstrap.servers": OPTIONS.bootstrap,
+            "group.id": OPTIONS.group or "nobody",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+        }
+
+    def poll(self, consumer: Consumer) -> bool:
+        """Poll for what is there; one operation for what came, and one more where the assignment changed between."""
+        got: list[Message] = []
+        began = time.monotonic()
+        wait = 0.1
+        while len(got) < BATCH:
+            message = consumer.poll(wait)
+            wait = 0.0
+            if self.moved:
+                self._write(began, got, [])
+                self._write(began, [message] if message else [], [key(number) for number in sorted(self.moved)])
+                self.moved.clear()
+                return True
+            if message is None:
+                break
+            got.append(message)
+        self._write(began, got, [])
+        return bool(got)
+
+    def _write(self, began: float, messages: list[Message], moved: list[str]) -> None:
+        polled: dict[str, list[list[Any]]] = {}
+        for message in messages:
+            if message.error() is not None:
+                HISTORY.counts[f"poll error {message.error().name()}"] += 1
+                continue
+            polled.setdefault(key(message.partition()), []).append([message.offset(), read_value(message.value())])
+            self.positions[message.partition()] = message.offset() + 1
+        if polled or moved:
+            self.write("poll", "ok", began, [["poll", polled]], reb=moved)
+
+    def write(self, f: str, kind: str, began: float, value: Any, **more: Any) -> None:
+        HISTORY.write(f, kind, self.proc, began, value, **more)
+
+    def arrived(self) -> bool:
+        """Whether everything to the given ends was read."""
+        return TOLD.drain.is_set() and all(self.positions.get(n, 0) >= end for n, end in TOLD.ends.items())
+
+
+class Follower(Reader):
+    """Reads all partitions by assignment, from the beginning."""
+
+    def run(self) -> None:
+        consumer = Consumer(self.settings())
+        self.write("assign", "ok", time.monotonic(), [key(number) for number in range(OPTIONS.partitions)])
+        consumer.assign([TopicPartition(OPTIONS.topic, number, 0) for number in range(OPTIONS.partitions)])
+        while not self.arrived():
+            self.poll(consumer)
+        consumer.close()
+
+
+class Member(Reader):
+    """A member of the group, which commits after every poll that brought something."""
+
+    def run(self) -> None:
+        self._uncommitted: set[int] = set()
+        self._owned: set[int] = set()
+        # A read is a group's only if the group is named with it.
+        consumer = Consumer(self.settings())
+        self.write("subscribe", "ok", time.monotonic(), [key(number) for number in range(OPTIONS.partitions)])
+        consumer.subscribe([OPTIONS.topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        while not (TOLD.drain.is_set() and GROUP.arrived()):
+            before = dict(self.positions)
+            if self.poll(consumer):
+                self._uncommitted |= {n for n, at in self.positions.items() if before.get(n) != at} & self._owned
+                self._commit(consumer)
+        consumer.close()
+
+    def write(self, f: str, kind: str, began: float, value: Any, **more: Any) -> None:
+        super().write(f, kind, began, value, group=OPTIONS.group, member=str(self.proc), **more)
+
+    def _assigned(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        self.moved |= {one.partition for one in partitions}
+        self._owned = {one.partition for one in partitions}
+        self._uncommitted.clear()
+
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._commit(consumer)
+        self._lost(consumer, partitions)
+
+    def _lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        self.moved |= {one.partition for one in partitions}
+        self._owned -= {one.partition for one in partitions}
+
+    def _commit(self, consumer: Consumer) -> None:
+        wanted = {number: self.positions[number] for number in self._uncommitted & self._owned}
+        if not wanted:
+            return
+        offsets = [TopicPartition(OPTIONS.topic, number, at) for number, at in wanted.items()]
+        began = time.monotonic()
+        value = {key(number): at for number, at in wanted.items()}
+        try:
+            consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            self.write("commit", "info", began, value, why=str(error))
+        else:
+            self.write("commit", "ok", began, value)
+            GROUP.committed(wanted)
+            self._uncommitted -= wanted.keys()
+
+
+class Group:
+    """What the members of this process have committed together."""
+
+    def __init__(self) -> None:
+        self._positions: dict[int, int] = {}
+
+    def committed(self, positions: dict[int, int]) -> None:
+        for number, at in positions.items():
+            self._positions[number] = max(at, self._positions.get(number, 0))
+
+    def arrived(self) -> bool:
+        return all(self._positions.get(number, 0) >= end for number, end in TOLD.ends.items())
+
+
+class Asker(threading.Thread):
+    """Asks for the ends of partitions in turn."""
+
+    def run(self) -> None:
+        proc = HISTORY.process()
+        consumer = Consumer({"bootstrap.servers": OPTIONS.bootstrap, "group.id": "nobody"})
+        number = 0
+        while not TOLD.stop.wait(1 / OPTIONS.ends_per_second):
+            number = (number + 1) % OPTIONS.partitions
+            began = time.monotonic()
+            try:
+                _, end = consumer.get_watermark_offsets(TopicPartition(OPTIONS.topic, number), 5.0)
+            except KafkaException as error:
+                HISTORY.counts[f"list_end error {error.args[0].name()}"] += 1
+                continue
+            HISTORY.write("list_end", "ok", proc, began, {key(number): end})
+        consumer.close()
+
+
+GROUP = Group()
+
+
+def main() -> int:
+    senders = [Sender(number) for number in range(OPTIONS.producers)]
+    readers: list[Reader] = [Follower() for _ in range(OPTIONS.followers)]
+    readers += [Member() for _ in range(OPTIONS.members)]
+    askers = [Asker(daemon=True)] if OPTIONS.ends_per_second else []
+    for thread in (*senders, *readers, *askers):
+        thread.start()
+    while not (all(one.acked for one in senders) and all(one.positions for one in readers[: OPTIONS.followers])):
+        if TOLD.stop.wait(0.02):
+            break
+    say("running")
+    while not TOLD.stop.wait(1.0):
+        say("counts", **HISTORY.counts)
+    for thread in (*senders, *askers):
+        thread.join()
+    say("stopped", **HISTORY.counts)
+    TOLD.drain.wait()
+    for reader in readers:
+        reader.join()
+    HISTORY.close()
+    say("ended", **HISTORY.counts)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
