@@ -2,10 +2,11 @@
 
     python -m tests.cluster.fuzz_live --frames 20000 --seed 1 [--results FILE]
 
-Frames are those of ``tests.wire.fuzz`` (one seed for every advertised key and version), and damaged Produce requests
-whose batches are good, to a topic that exists. What comes back is an answer with the request's correlation id, a closed
-connection, or nothing for a while (the request waits, as a Fetch may). No process may end, and the gateway's memory
-stays what it was. A result is appended to ``--results`` as one JSON line.
+Frames are those of ``tests.wire.fuzz`` (one seed for every advertised key and version), damaged Produce requests whose
+batches are good, to a topic that exists, and requests in good form whose content makes no sense. What comes back is an
+answer with the request's correlation id, a closed connection, or nothing for a while (the request waits, as a Fetch
+may). No process may end, and the gateway's memory stays what it was. A result is appended to ``--results`` as one JSON
+line.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ import psutil
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from logeion.wire.apis import PartitionProduceData, ProduceRequest, TopicProduceData
+from logeion.wire.apis import APIS, PartitionProduceData, ProduceRequest, TopicProduceData
 from logeion.wire.codec import encode_request
 from logeion.wire.records import Record, build_batch
 
 from ..wire import fuzz
+from ..wire.samples import SLOTS, frame, message_class, random_message
 from .broker import Broker, running_broker, until
 
 RESULTS = Path("bench/results/fuzz.jsonl")
@@ -48,8 +50,8 @@ TARGET, GOOD = "target", "good"
 # A frame without an answer after so many seconds waits for something; its connection is closed.
 PATIENCE_S = 0.05
 GROWTH_MAX = 32 << 20
-# Shares of the frames: Produce requests with a batch, and frames of which only a part is sent.
-PRODUCED, TORN = 0.2, 0.05
+# Shares of the frames: Produce requests with a batch, undamaged ones with random fields, and those sent in part only.
+PRODUCED, STRANGE, TORN = 0.2, 0.1, 0.05
 # Not expected in the node's log: unhandled errors, and ends that nobody asked for (SIGKILL ends a deleted partition).
 BROKEN = re.compile(r"Traceback|actor ends|actor exited .* (status=[1-9]|signal=(?!9$))")
 # A node with few partitions: one is a process, and damaged requests do create some.
@@ -189,10 +191,15 @@ def damaged(seed: int) -> Iterator[tuple[bytes, float]]:
         for codec in range(5)
     ]
     good = [produce_frame(TARGET, 0, batch, version=version) for batch in batches for version in range(3, 13)]
+    slots = [slot for slot in SLOTS if slot[2] == "request" and APIS[slot[0]].advertised]
     for block in count():
         for _, raw in fuzz.frames(seed, block, kinds=("request",)):
-            if rng.random() < PRODUCED:
+            kind = rng.random()
+            if kind < PRODUCED:
                 raw = fuzz.mutated(rng.choice(good), rng.choice(good), rng)
+            elif kind < PRODUCED + STRANGE:
+                slot = rng.choice(slots)
+                raw = frame(slot, random_message(message_class(slot), slot[1], rng))
             yield raw, rng.random() if rng.random() < TORN else 1.0
 
 
