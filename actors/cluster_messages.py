@@ -103,12 +103,23 @@ class Watermark(Message, frozen=True, kw_only=True):
     log_start: int
 
 
+class FollowerState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One follower as its leader knows it: what it holds durably (-1: unknown yet), and for how long it has not been
+    caught up (0: it is; -1: it never was)."""
+
+    node: int
+    end: int
+    lag_ms: int
+    connected: bool
+
+
 # Partition, Node and Controller
 
 
 class AlterPartition(Message, frozen=True, kw_only=True):
     """Partition to Node to Controller: the ISR I propose (KIP-497), with the broker epoch each follower's fetches
-    carried (KIP-903; -1 where none is known). Node fills in ``node`` and ``broker_epoch``."""
+    carried (KIP-903; -1 where none is known). Node fills in ``node`` and ``broker_epoch``. ``recovering``: I was
+    elected uncleanly, and do not know yet what I have."""
 
     topic_id: str
     partition: int
@@ -118,6 +129,7 @@ class AlterPartition(Message, frozen=True, kw_only=True):
     isr_epochs: list[int]
     node: int = -1
     broker_epoch: int = -1
+    recovering: bool = False
 
 
 class PartitionAltered(Message, frozen=True, kw_only=True):

@@ -6,10 +6,14 @@ decides by. Pure: no I/O, no clock, no randomness.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 import msgspec
+
+from logeion.log.config import TOPIC_CONFIGS
+
+METADATA_VERSION = "metadata.version"
 
 
 class MetadataEntry(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True, gc=False):
@@ -159,6 +163,8 @@ class MetadataImage:
         self.next_producer_id = 0
         self.defaults = dict(defaults)
         self._ids: dict[str, str] = {}
+        # By node, the partitions that have a replica there: a node that fails must not cost a look at all others.
+        self._by_node: dict[int, dict[tuple[str, int], None]] = {}
         self._configs: dict[tuple[str, str], dict[str, str]] = {}
 
     def apply(self, record: MetadataRecord) -> None:
@@ -167,7 +173,7 @@ class MetadataImage:
         match record:
             case ClusterCreated():
                 self.cluster_id = record.cluster_id
-                self.metadata_version = record.metadata_version
+                self._set_level(METADATA_VERSION, record.metadata_version)
             case BrokerRegistered():
                 known = self.brokers.get(record.node)
                 self.brokers[record.node] = record
@@ -182,10 +188,7 @@ class MetadataImage:
                     _put(self.shutting_down, record.node, record.shutting_down)
                     self.brokers_changed = self.version
             case FeatureLevelSet():
-                if record.level:
-                    self.features[record.name] = record.level
-                else:
-                    self.features.pop(record.name, None)
+                self._set_level(record.name, record.level)
             case TopicCreated():
                 self.topics[record.topic_id] = Topic(
                     topic_id=record.topic_id,
@@ -197,18 +200,39 @@ class MetadataImage:
                 self._ids[record.name] = record.topic_id
             case TopicDeleted():
                 gone = self.topics.pop(record.topic_id, None)
+                for state in gone.partitions.values() if gone is not None else ():
+                    self._index(state, state.replicas, [])
                 if gone is not None and self._ids.get(gone.name) == gone.topic_id:
                     del self._ids[gone.name]
                     self._configs.pop(("topic", gone.name), None)
             case PartitionChanged():
                 topic = self.topics.get(record.topic_id)
                 if topic is not None:
+                    before = topic.partitions.get(record.partition)
+                    if before is None or before.replicas != record.replicas:
+                        self._index(record, before.replicas if before is not None else [], record.replicas)
                     topic.partitions[record.partition] = record
                     topic.changed = self.version
             case ConfigChanged():
                 self._apply_config(record)
             case ProducerIdsReserved():
                 self.next_producer_id = record.next_id
+
+    def _index(self, state: PartitionChanged, before: list[int], after: list[int]) -> None:
+        key = (state.topic_id, state.partition)
+        for node in before:
+            if node not in after:
+                del self._by_node[node][key]
+        for node in after:
+            self._by_node.setdefault(node, {})[key] = None
+
+    def _set_level(self, name: str, level: int) -> None:
+        if level:
+            self.features[name] = level
+        else:
+            self.features.pop(name, None)
+        if name == METADATA_VERSION:
+            self.metadata_version = level
 
     def _apply_config(self, record: ConfigChanged) -> None:
         where = (record.resource, record.name)
@@ -253,6 +277,36 @@ class MetadataImage:
         topic = self.topics.get(topic_id)
         return None if topic is None else topic.partitions.get(partition)
 
+    def partitions(self) -> Iterator[PartitionChanged]:
+        """All partitions of all topics."""
+        for topic in self.topics.values():
+            yield from topic.partitions.values()
+
+    def partitions_of(self, node: int) -> list[PartitionChanged]:
+        """The partitions that have a replica on this node."""
+        topics = self.topics
+        return [topics[topic_id].partitions[partition] for topic_id, partition in self._by_node.get(node, ())]
+
+    def offline(self) -> list[PartitionChanged]:
+        """The partitions that nobody leads."""
+        return [state for state in self.partitions() if state.leader == -1]
+
+    def under_replicated(self) -> list[PartitionChanged]:
+        """The partitions with replicas out of sync; those that a reassignment only adds are not missed yet."""
+        return [state for state in self.partitions() if len(state.isr) < len(state.replicas) - len(state.adding)]
+
+    def under_min_isr(self) -> list[PartitionChanged]:
+        """The partitions that refuse acks=all."""
+        found = []
+        for topic in self.topics.values():
+            least = self.min_isr(topic.name)
+            found += [state for state in topic.partitions.values() if len(state.isr) < min(least, len(state.replicas))]
+        return found
+
+    def reassigning(self) -> list[PartitionChanged]:
+        """The partitions whose reassignment is under way."""
+        return [state for state in self.partitions() if state.adding or state.removing]
+
     def configs_of(self, resource: str, name: str) -> Mapping[str, str]:
         """What was set on this resource (``topic`` by name), without any default."""
         return self._configs.get((resource, name), _NOTHING)
@@ -260,6 +314,19 @@ class MetadataImage:
     def topic_configs(self, name: str) -> dict[str, str]:
         """The topic's effective configuration; keys that are absent have Kafka's default."""
         return {**self.defaults, **self.configs_of("topic", name)}
+
+    def topic_config(self, name: str, key: str) -> str:
+        """One key of the topic's effective configuration, Kafka's default included."""
+        value = self.configs_of("topic", name).get(key, self.defaults.get(key))
+        return TOPIC_CONFIGS[key].default if value is None else value
+
+    def min_isr(self, name: str) -> int:
+        """The topic's ``min.insync.replicas``; what counts is never more than a partition's replicas."""
+        return int(self.topic_config(name, "min.insync.replicas"))
+
+    def unclean_election(self, name: str) -> bool:
+        """Whether a replica that may miss records may lead rather than nobody."""
+        return self.topic_config(name, "unclean.leader.election.enable").strip().lower() == "true"
 
     def records(self) -> list[MetadataRecord]:
         """A snapshot: applied to an empty image of the same ``defaults``, they make this one again."""
@@ -277,7 +344,9 @@ class MetadataImage:
             for node, broker in self.brokers.items()
             if node not in self.fenced or node in self.shutting_down
         )
-        found += (FeatureLevelSet(name=name, level=level) for name, level in self.features.items())
+        found += (
+            FeatureLevelSet(name=name, level=level) for name, level in self.features.items() if name != METADATA_VERSION
+        )
         for topic in self.topics.values():
             found.append(TopicCreated(topic_id=topic.topic_id, name=topic.name, internal=topic.internal))
             found += topic.partitions.values()

@@ -136,7 +136,7 @@ class ControllerShell(Shell):
 
     def _decide(self, request: Request) -> Message:
         """The answer to a request, with its records committed."""
-        decision = self.machine.handle(request)
+        decision = self.machine.handle(request, self.loop.time())
         if not decision.records:
             return decision.reply
         try:

@@ -7,29 +7,50 @@ already: at a start, or at a voter that follows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, assert_never
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import NamedTuple, assert_never, get_args
 
-from logeion.wire.errors import InvalidRequestError, KafkaError, StaleBrokerEpochError
+import msgspec
+
+from logeion.wire.errors import (
+    DuplicateBrokerRegistrationError,
+    InvalidRequestError,
+    KafkaError,
+    StaleBrokerEpochError,
+)
 
 from ..messages import (
     AllocateProducerIds,
     AlterConfigs,
+    AlterPartition,
     ConfigsAltered,
     CreatePartitions,
     CreateTopics,
     DeleteTopics,
+    ElectLeaders,
     EpochsGranted,
     GrantEpochs,
+    Heartbeat,
+    HeartbeatAnswered,
     Message,
     NodeRegistered,
+    PartitionAltered,
+    PartitionResult,
+    PartitionsDecided,
+    PartitionToElect,
     ProducerIdsAllocated,
+    ReassignPartitions,
+    Recorded,
     Refused,
     RegisterNode,
+    ReplicasDown,
     TopicResult,
     TopicsChanged,
+    UpdateFeatures,
 )
 from ..metadata import (
+    METADATA_VERSION,
     BrokerRegistered,
     ClusterCreated,
     ConfigChanged,
@@ -39,14 +60,38 @@ from ..metadata import (
     ProducerIdsReserved,
     TopicCreated,
 )
-from . import topics
+from . import brokers, elections, features, isr, reassigning, topics
+from .sessions import Sessions
 
 Request = (
-    RegisterNode | GrantEpochs | CreateTopics | DeleteTopics | CreatePartitions | AlterConfigs | AllocateProducerIds
+    RegisterNode
+    | GrantEpochs
+    | Heartbeat
+    | AlterPartition
+    | ReplicasDown
+    | CreateTopics
+    | DeleteTopics
+    | CreatePartitions
+    | AlterConfigs
+    | AllocateProducerIds
+    | ElectLeaders
+    | ReassignPartitions
+    | UpdateFeatures
 )
+REQUESTS: tuple[type[Message], ...] = get_args(Request)
 
 # Producer ids a gateway gets at a time, as in Kafka.
 PRODUCER_IDS = 1_000
+# Leaders that are moved back at a time: each move interrupts its partition for some milliseconds.
+REBALANCED_AT_ONCE, REBALANCE_AGAIN_S = 20, 1.0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """``session_s``: a node without a heartbeat for so long is fenced; ``rebalance_s``: how often leaders are moved
+    back to preferred replicas (0: never)."""
+
+    session_s: float = 1.0
+    rebalance_s: float = 30.0
 
 
 class Decision(NamedTuple):
@@ -57,14 +102,23 @@ class Decision(NamedTuple):
 
 
 class ControllerMachine:
-    """``new_id`` yields a topic id that nobody has: 32 hex digits."""
+    """``new_id`` yields a topic id that nobody has: 32 hex digits. ``now`` is a monotonic clock in seconds."""
 
-    def __init__(self, defaults: topics.Defaults, new_id: Callable[[], str], image: MetadataImage) -> None:
+    def __init__(
+        self,
+        defaults: topics.Defaults,
+        new_id: Callable[[], str],
+        image: MetadataImage,
+        settings: Settings = Settings(),  # noqa: B008 - frozen
+    ) -> None:
         self.defaults = defaults
         self.new_id = new_id
         self.image = image
+        self.settings = settings
         # The offset that the next record gets.
         self.next_offset = 0
+        self._sessions = Sessions(settings.session_s)
+        self._rebalance_at: float | None = None
 
     def replay(self, offset: int, record: MetadataRecord) -> None:
         """A committed record, in order."""
@@ -75,18 +129,49 @@ class ControllerMachine:
         """The first records of a new cluster; none if there is one."""
         if self.image.cluster_id:
             return []
-        records: list[MetadataRecord] = [ClusterCreated(cluster_id=cluster_id)]
-        self._apply(records)
+        _, level = features.SUPPORTED[METADATA_VERSION]
+        return self._apply([ClusterCreated(cluster_id=cluster_id, metadata_version=level)])
+
+    def lead(self, now: float) -> None:
+        """Leadership begins here: nobody has been heard of yet, so everybody has a whole session."""
+        self._sessions.begin(self.image.brokers, now)
+        self._rebalance_at = now + self.settings.rebalance_s
+
+    def deadline(self, now: float) -> float:
+        """When ``tick`` is due, at the latest."""
+        due = self._sessions.deadline(self._watched(), now)
+        return due if self._rebalance_at is None or not self.settings.rebalance_s else min(due, self._rebalance_at)
+
+    def tick(self, now: float) -> list[MetadataRecord]:
+        """Fence who has fallen silent, and move leaders back where that is due."""
+        records: list[MetadataRecord] = []
+        lapsed = self._sessions.lapsed(self._watched(), now)
+        if lapsed:
+            records += self._apply(brokers.fenced(self.image, lapsed))
+        if self._rebalance_at is None:
+            self._rebalance_at = now + self.settings.rebalance_s
+        if self.settings.rebalance_s and now >= self._rebalance_at:
+            moved = list(islice(reassigning.imbalanced(self.image), REBALANCED_AT_ONCE))
+            records += self._apply(moved)
+            again = len(moved) == REBALANCED_AT_ONCE
+            self._rebalance_at = now + (REBALANCE_AGAIN_S if again else self.settings.rebalance_s)
         return records
 
-    def handle(self, request: Request) -> Decision:
+    def handle(self, request: Request, now: float) -> Decision:
         """Never raises a ``KafkaError``: it becomes a ``Refused``, with nothing to commit."""
         try:
             match request:
+                case Heartbeat():
+                    return self._heartbeat(request, now)
+                case AlterPartition():
+                    return self._alter_partition(request)
                 case RegisterNode():
-                    return self._register(request)
+                    return self._register(request, now)
                 case GrantEpochs():
                     return self._grant(request)
+                case ReplicasDown():
+                    self._check_epoch(request.node, request.broker_epoch)
+                    return self._recorded(brokers.down(self.image, request))
                 case CreateTopics():
                     return self._create(request)
                 case DeleteTopics():
@@ -97,77 +182,172 @@ class ControllerMachine:
                     return self._alter(request)
                 case AllocateProducerIds():
                     return self._allocate(request)
+                case ElectLeaders():
+                    return self._elect(request)
+                case ReassignPartitions():
+                    return self._reassign(request)
+                case UpdateFeatures():
+                    records = features.update(self.image, request)
+                    return self._recorded([] if request.validate_only else records)
                 case _:
                     assert_never(request)
         except KafkaError as error:
             return Decision([], Refused(code=error.code, reason=str(error)))
 
-    def _apply(self, records: list[MetadataRecord]) -> None:
-        self.image.apply_all(records)
-        self.next_offset += len(records)
+    def _apply(self, records: Iterable[MetadataRecord]) -> list[MetadataRecord]:
+        applied = list(records)
+        self.image.apply_all(applied)
+        self.next_offset += len(applied)
+        return applied
 
-    def _register(self, request: RegisterNode) -> Decision:
+    def _recorded(self, records: Iterable[MetadataRecord]) -> Decision:
+        return Decision(self._apply(records), Recorded(committed=self.next_offset))
+
+    # Nodes
+
+    def _watched(self) -> list[int]:
+        """The nodes that must send heartbeats."""
+        image = self.image
+        return [node for node, broker in image.brokers.items() if node not in image.fenced and broker.boot_id]
+
+    def _check_epoch(self, node: int, broker_epoch: int) -> BrokerRegistered:
+        broker = self.image.brokers.get(node)
+        if broker is None or broker.broker_epoch != broker_epoch:
+            raise StaleBrokerEpochError(f"node {node} is not registered with epoch {broker_epoch}")
+        return broker
+
+    def _register(self, request: RegisterNode, now: float) -> Decision:
         """A node's incarnation that is known keeps its broker epoch: only its Node process has restarted.
 
-        What it says of itself may have changed all the same (its listeners are known only once they are bound).
+        What it says of itself may have changed all the same (its listeners are known only once they are bound). A new
+        incarnation begins fenced, and what its predecessor had is first taken from it.
         """
-        known = self.image.brokers.get(request.node)
-        same = (
-            known is not None
-            and known.incarnation == request.incarnation
-            and known.directory_id == request.directory_id
-        )
-        epoch = known.broker_epoch if same and known is not None else self.next_offset
+        image, node = self.image, request.node
+        if request.boot_id:
+            features.check_registration(image, node, request.features)
+        known = image.brokers.get(node)
+        moved = known is not None and known.directory_id != request.directory_id
+        if moved and node not in image.fenced and self._sessions.alive(node, now):
+            raise DuplicateBrokerRegistrationError(
+                f"node {node} is there already, with another data directory: two nodes must not have one id"
+            )
+        same = known is not None and known.incarnation == request.incarnation and not moved
+        records: list[MetadataRecord] = []
+        if known is not None and not same:
+            records += self._apply(brokers.left(image, [node], brokers.found_by(known, request)))
         record = BrokerRegistered(
-            node=request.node,
+            node=node,
             incarnation=request.incarnation,
             directory_id=request.directory_id,
             host=request.host,
             port=request.port,
-            broker_epoch=epoch,
+            broker_epoch=known.broker_epoch if same and known is not None else self.next_offset,
             rack=request.rack,
             admin=request.admin,
+            cluster_host=request.cluster_host,
+            cluster_port=request.cluster_port,
+            boot_id=request.boot_id,
+            features=request.features,
         )
-        records: list[MetadataRecord] = [] if record == known else [record]
-        self._apply(records)
-        return Decision(records, NodeRegistered(broker_epoch=epoch, committed=self.next_offset))
+        if record != known:
+            records += self._apply([record])
+        self._sessions.heard(node, now)
+        if not request.boot_id and node in image.fenced:
+            # A Node that sends no heartbeats.
+            records += self._unfence(node)
+        return Decision(records, NodeRegistered(broker_epoch=record.broker_epoch, committed=self.next_offset))
+
+    def _unfence(self, node: int) -> list[MetadataRecord]:
+        back = self._apply([brokers.status(self.image, node, fenced=False, shutting_down=False)])
+        return back + self._apply(brokers.returned(self.image, node))
+
+    def _heartbeat(self, request: Heartbeat, now: float) -> Decision:
+        """A sign of life, which unfences a node that has seen its own registration, and hands over one that stops."""
+        node, image = request.node, self.image
+        broker = self._check_epoch(node, request.broker_epoch)
+        self._sessions.heard(node, now)
+        records: list[MetadataRecord] = []
+        if not request.stopping:
+            if (node in image.fenced and request.applied > broker.broker_epoch) or node in image.shutting_down:
+                records = self._unfence(node)
+        elif node not in image.fenced and node not in image.shutting_down:
+            records = self._apply([brokers.status(image, node, shutting_down=True)])
+            records += self._apply(brokers.handed_over(image, node))
+        stopping = request.stopping and brokers.may_stop(image, node)
+        return Decision(records, HeartbeatAnswered(fenced=node in image.fenced, may_stop=stopping))
+
+    # Partitions
+
+    def _alter_partition(self, request: AlterPartition) -> Decision:
+        self._check_epoch(request.node, request.broker_epoch)
+        after = isr.alter(self.image, request)
+        records = self._apply([] if after is None else [after])
+        state = after or self.image.partition(request.topic_id, request.partition)
+        assert state is not None, "it was just altered"
+        answer = PartitionAltered(
+            leader=state.leader,
+            leader_epoch=state.leader_epoch,
+            partition_epoch=state.partition_epoch,
+            isr=state.isr,
+        )
+        return Decision(records, answer)
 
     def _grant(self, request: GrantEpochs) -> Decision:
         """A new leader epoch for each partition that this broker leads, in one commit.
 
         A partition whose epoch is newer than the one the node has seen gets none: that one is its to use. One that
-        it no longer leads gets none either, and the log tells it so.
+        it no longer leads gets none either, and the log tells it so; a fenced node leads nothing.
         """
-        broker = self.image.brokers.get(request.node)
-        if broker is None or broker.broker_epoch != request.broker_epoch:
-            raise StaleBrokerEpochError(f"node {request.node} is not registered with epoch {request.broker_epoch}")
-        records: list[MetadataRecord] = []
-        granted: set[tuple[str, int]] = set()
-        for asked in request.partitions:
+        self._check_epoch(request.node, request.broker_epoch)
+        granted: dict[tuple[str, int], MetadataRecord] = {}
+        for asked in request.partitions if request.node not in self.image.fenced else ():
             state = self.image.partition(asked.topic_id, asked.partition)
-            where = (asked.topic_id, asked.partition)
-            if (
-                state is None
-                or state.leader != request.node
-                or state.leader_epoch > asked.seen_epoch
-                or where in granted
-            ):
-                continue
-            granted.add(where)
-            records.append(
-                PartitionChanged(
-                    topic_id=state.topic_id,
-                    partition=state.partition,
-                    replicas=state.replicas,
-                    isr=state.isr,
-                    leader=state.leader,
-                    leader_epoch=state.leader_epoch + 1,
-                    partition_epoch=state.partition_epoch + 1,
-                    elr=state.elr,
-                )
-            )
-        self._apply(records)
+            if state is not None and state.leader == request.node and state.leader_epoch <= asked.seen_epoch:
+                granted[asked.topic_id, asked.partition] = elections.bumped(state, new_leader_epoch=True)
+        records = self._apply(granted.values())
         return Decision(records, EpochsGranted(committed=self.next_offset))
+
+    def _elect(self, request: ElectLeaders) -> Decision:
+        """Asked for all partitions, only those that needed an election are answered for, as in Kafka."""
+        image = self.image
+        wanted = request.partitions
+        if wanted is None:
+            wanted = [
+                PartitionToElect(topic=topic.name, partition=state.partition)
+                for topic in image.topics.values()
+                for state in topic.partitions.values()
+                if (state.leader == elections.NOBODY if request.unclean else state.leader != state.replicas[0])
+            ]
+
+        def decide(at: int) -> PartitionChanged:
+            state = reassigning.partition(image, wanted[at].topic, wanted[at].partition)
+            return reassigning.elect(image, state, unclean=request.unclean)
+
+        return self._decide([(one.topic, one.partition) for one in wanted], decide)
+
+    def _reassign(self, request: ReassignPartitions) -> Decision:
+        def decide(at: int) -> PartitionChanged | None:
+            return reassigning.reassign(
+                self.image, request.partitions[at], allow_factor_change=request.allow_factor_change
+            )
+
+        return self._decide([(one.topic, one.partition) for one in request.partitions], decide)
+
+    def _decide(self, asked: list[tuple[str, int]], decide: Callable[[int], PartitionChanged | None]) -> Decision:
+        """One result a partition, in the order asked; each sees what became of those before it."""
+        records: list[MetadataRecord] = []
+        results = []
+        for at, (topic, partition) in enumerate(asked):
+            try:
+                after = decide(at)
+            except KafkaError as error:
+                results.append(PartitionResult(topic=topic, partition=partition, code=error.code, reason=str(error)))
+                continue
+            results.append(PartitionResult(topic=topic, partition=partition))
+            records += self._apply([] if after is None else [after])
+        return Decision(records, PartitionsDecided(results=results, committed=self.next_offset))
+
+    # Topics
 
     def _create(self, request: CreateTopics) -> Decision:
         """Each topic by itself: one that is refused does not keep the others from being created."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from logeion.log.config import TOPIC_CONFIGS, validate
+from logeion.log.config import BROKER_CONFIGS, TOPIC_CONFIGS, TopicConfig, validate
 from logeion.wire.errors import (
     ConfigError,
     InvalidConfigError,
@@ -35,10 +35,15 @@ from ..metadata import (
     TopicCreated,
     TopicDeleted,
 )
+from . import elections
 from .placement import place
 
 # Topics that only the cluster itself makes; a client that asks for one is told so.
 INTERNAL_TOPICS = frozenset(("__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata"))
+
+# What may be set on internal topics, too: how fast a reassignment copies them.
+THROTTLED = frozenset(("leader.replication.throttled.replicas", "follower.replication.throttled.replicas"))
+UNCLEAN = "unclean.leader.election.enable"
 
 NAME_MAX = 249
 _NAME = re.compile(r"[a-zA-Z0-9._-]+", re.ASCII)
@@ -79,7 +84,10 @@ def _check_free(image: MetadataImage, name: str, internal: bool) -> None:
 def create(
     image: MetadataImage, defaults: Defaults, wanted: TopicToCreate, internal: bool, new_id: Callable[[], str]
 ) -> list[MetadataRecord]:
-    """The records of a new topic: itself, its configuration, its partitions (all in leader epoch 0)."""
+    """The records of a new topic: itself, its configuration, its partitions (all in leader epoch 0).
+
+    A replication factor of 0, which only we ourselves may ask for, is three, or as many as there are nodes.
+    """
     check_name(wanted.name)
     _check_free(image, wanted.name, internal)
     configs = _checked_configs(wanted.configs)
@@ -91,16 +99,16 @@ def create(
         if partitions < 1:
             raise InvalidPartitionsError(f"a topic needs at least one partition, {partitions} were asked for")
         _check_room(image, defaults, partitions)
-        default = defaults.replication_factor or min(3, len(image.brokers))
-        factor = default if wanted.replication_factor == -1 else wanted.replication_factor
-        _check_factor(image, factor)
-        replicas = place(list(image.brokers), partitions, factor, _placed(image))
+        factor = defaults.replication_factor if wanted.replication_factor == -1 else wanted.replication_factor
+        if factor == 0 and (internal or wanted.replication_factor == -1):
+            factor = min(3, sum(map(image.eligible, image.brokers)))
+        replicas = _place(image, partitions, factor)
     topic_id = new_id()
     records: list[MetadataRecord] = [TopicCreated(topic_id=topic_id, name=wanted.name, internal=internal)]
     records += (
         ConfigChanged(resource="topic", name=wanted.name, key=key, value=value) for key, value in configs.items()
     )
-    return records + _new_partitions(topic_id, 0, replicas)
+    return records + _new_partitions(image, topic_id, 0, replicas)
 
 
 def delete(image: MetadataImage, name: str, topic_id: str) -> list[MetadataRecord]:
@@ -138,40 +146,86 @@ def grow(image: MetadataImage, defaults: Defaults, wanted: GrowTopic) -> list[Me
             )
         replicas = _checked_assignments(image, dict(enumerate(wanted.assignments)))
     else:
-        factor = len(topic.partitions[0].replicas)
-        _check_factor(image, factor)
-        replicas = place(list(image.brokers), added, factor, _placed(image))
-    return _new_partitions(topic.topic_id, present, replicas)
+        first = topic.partitions[0]
+        replicas = _place(image, added, len(first.replicas) - len(first.removing))
+    return _new_partitions(image, topic.topic_id, present, replicas)
 
 
 def alter_configs(image: MetadataImage, request: AlterConfigs) -> list[MetadataRecord]:
-    """The records of the keys whose value really changes."""
+    """The records of the keys whose value really changes, and of the partitions that this concerns."""
     if request.resource != "topic":
-        raise InvalidConfigError(
-            "a broker's settings come from its file, LOGEION_… environment and flags: change them there and restart it"
-        )
+        return _alter_broker(image, request)
     topic = image.topic(request.name)
     if topic is None:
         raise UnknownTopicOrPartitionError(f"there is no topic {request.name!r}")
-    if topic.internal:
+    throttles = not request.replace and all(change.key in THROTTLED for change in request.changes)
+    if topic.internal and not throttles:
         raise InvalidTopicError(f"{topic.name} is internal: its configuration is the cluster's own")
-    before = image.configs_of("topic", topic.name)
+    lookup = dict(image.topic_configs(topic.name))
+    records = _altered("topic", topic.name, image.configs_of("topic", topic.name), request, TOPIC_CONFIGS, lookup)
+    after = lookup | {record.key: record.value for record in records}
+    return [*records, *_reconsidered(image, topic, after)]
+
+
+def _alter_broker(image: MetadataImage, request: AlterConfigs) -> list[MetadataRecord]:
+    """A broker's few settings that change while it runs; the name "" is all brokers."""
+    if request.resource != "broker" or any(change.key not in BROKER_CONFIGS for change in request.changes):
+        raise InvalidConfigError(
+            "a broker's settings come from its file, LOGEION_… environment and flags: change them there and restart it"
+        )
+    if request.name and not (request.name.isascii() and request.name.isdigit() and int(request.name) in image.brokers):
+        raise InvalidRequestError(f"there is no broker {request.name!r}")
+    before = image.configs_of("broker", request.name)
+    return [*_altered("broker", request.name, before, request, BROKER_CONFIGS, before)]
+
+
+def _altered(
+    resource: str,
+    name: str,
+    before: Mapping[str, str],
+    request: AlterConfigs,
+    table: Mapping[str, TopicConfig],
+    lookup: Mapping[str, str],
+) -> list[ConfigChanged]:
     after: dict[str, str] = {} if request.replace else dict(before)
     named: set[str] = set()
     for change in request.changes:
         if change.key in named:
             raise InvalidConfigError(f"{change.key} is listed more than once")
         named.add(change.key)
-        value = _changed_value(image, topic, change)
+        value = _changed_value(change, table, lookup)
         if value is None:
             after.pop(change.key, None)
         else:
             after[change.key] = value
     return [
-        ConfigChanged(resource="topic", name=topic.name, key=key, value=after.get(key))
+        ConfigChanged(resource=resource, name=name, key=key, value=after.get(key))
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
     ]
+
+
+def _reconsidered(image: MetadataImage, topic: Topic, configs: Mapping[str, str | None]) -> list[PartitionChanged]:
+    """The topic's partitions under this new configuration.
+
+    With another ``min.insync.replicas`` the ELR goes: the watermark may have moved without them (KIP-966). Where nobody
+    leads it has not moved, and they are all there is. An unclean election that is now allowed is held at once.
+    """
+
+    def value(key: str) -> str:
+        given = configs.get(key)
+        return image.defaults.get(key, TOPIC_CONFIGS[key].default) if given is None else given
+
+    rules = elections.Rules(int(value("min.insync.replicas")), value(UNCLEAN).strip().lower() == "true")
+    before = elections.rules_of(image, topic.topic_id)
+    found = []
+    for state in topic.partitions.values():
+        if state.leader == elections.NOBODY:
+            if rules.unclean and not before.unclean:
+                found.append(elections.change(image, state, rules))
+        elif rules.min_isr != before.min_isr and (state.elr or state.last_known):
+            found.append(elections.bumped(state, elr=[]))
+    return [after for after in found if after is not None]
 
 
 def effective(image: MetadataImage, configs: Mapping[str, str | None]) -> dict[str, str]:
@@ -180,27 +234,36 @@ def effective(image: MetadataImage, configs: Mapping[str, str | None]) -> dict[s
     return {**known, **image.defaults, **{key: value for key, value in configs.items() if value is not None}}
 
 
-def _changed_value(image: MetadataImage, topic: Topic, change: ConfigChange) -> str | None:
+def _changed_value(change: ConfigChange, table: Mapping[str, TopicConfig], lookup: Mapping[str, str]) -> str | None:
     """The key's new value, None for the default."""
-    if change.key not in TOPIC_CONFIGS:
+    row = table.get(change.key)
+    if row is None:
         _validate(change.key, "")
+        raise InvalidConfigError(f"unknown config {change.key!r}")
     if change.operation == "delete":
         return None
     if change.value is None:
         raise InvalidRequestError(f"{change.key}: no value to {change.operation}")
     if change.operation == "set":
-        return _validate(change.key, change.value)
-    row = TOPIC_CONFIGS[change.key]
+        return _parsed(row, change.value)
     if row.type != "list":
         raise InvalidConfigError(f"{change.key} is no list, so nothing can be appended to or subtracted from it")
-    items = _items(image.topic_configs(topic.name).get(change.key, row.default))
+    items = _items(lookup.get(change.key, row.default))
     if change.operation == "append":
         items += [item for item in _items(change.value) if item not in items]
     elif change.operation == "subtract":
         items = [item for item in items if item not in _items(change.value)]
     else:
         raise InvalidRequestError(f"{change.operation!r} is no operation on a configuration")
-    return _validate(change.key, ",".join(items))
+    return _parsed(row, ",".join(items))
+
+
+def _parsed(row: TopicConfig, value: str) -> str:
+    try:
+        row.parse(value)
+    except ConfigError as error:
+        raise InvalidConfigError(str(error)) from error
+    return value
 
 
 def _items(text: str) -> list[str]:
@@ -242,13 +305,29 @@ def _checked_assignments(image: MetadataImage, assignments: Mapping[int, Sequenc
     return found
 
 
+def _place(image: MetadataImage, partitions: int, factor: int) -> list[list[int]]:
+    """Replicas on nodes that live, and on others only if the factor takes them (they follow once they are back)."""
+    _check_factor(image, factor)
+    live = [node for node in image.brokers if image.eligible(node)]
+    racks = {node: broker.rack for node, broker in image.brokers.items()}
+    placed = _placed(image)
+    replicas = place(live, partitions, min(factor, len(live)), placed, racks)
+    if factor > len(live):
+        away = sorted(image.brokers.keys() - set(live))
+        for at, nodes in enumerate(replicas, placed):
+            nodes += (away[at % len(away) :] + away[: at % len(away)])[: factor - len(live)]
+    return replicas
+
+
 def _check_factor(image: MetadataImage, factor: int) -> None:
-    if factor < 1:
+    if factor < 1 and any(map(image.eligible, image.brokers)):
         raise InvalidReplicationFactorError(f"the replication factor must be at least 1, not {factor}")
     if factor > len(image.brokers):
         raise InvalidReplicationFactorError(
             f"replication factor {factor} is more than the {len(image.brokers)} brokers that are registered"
         )
+    if not any(map(image.eligible, image.brokers)):
+        raise InvalidReplicationFactorError("no broker is there that could lead a partition")
 
 
 def _check_room(image: MetadataImage, defaults: Defaults, added: int) -> None:
@@ -264,16 +343,23 @@ def _placed(image: MetadataImage) -> int:
     return sum(len(topic.partitions) for topic in image.topics.values())
 
 
-def _new_partitions(topic_id: str, first: int, replicas: Sequence[list[int]]) -> list[MetadataRecord]:
-    return [
-        PartitionChanged(
-            topic_id=topic_id,
-            partition=partition,
-            replicas=nodes,
-            isr=list(nodes),
-            leader=nodes[0],
-            leader_epoch=0,
-            partition_epoch=0,
+def _new_partitions(
+    image: MetadataImage, topic_id: str, first: int, assigned: Sequence[list[int]]
+) -> list[MetadataRecord]:
+    records: list[MetadataRecord] = []
+    for partition, replicas in enumerate(assigned, first):
+        isr = [node for node in replicas if image.eligible(node)]
+        if not isr:
+            raise InvalidReplicaAssignmentError(f"none of the brokers {replicas} of partition {partition} is there")
+        records.append(
+            PartitionChanged(
+                topic_id=topic_id,
+                partition=partition,
+                replicas=replicas,
+                isr=isr,
+                leader=isr[0],
+                leader_epoch=0,
+                partition_epoch=0,
+            )
         )
-        for partition, nodes in enumerate(replicas, first)
-    ]
+    return records

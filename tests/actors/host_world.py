@@ -1,15 +1,21 @@
 """A host in one thread: the node's machine with a supervisor, a controller and processes that are a few dictionaries.
 
 The controller is the real machine; its log is a list. What the node asks for is queued, and a test decides in which
-order what happens: it delivers, crashes, or forgets.
+order what happens: it delivers, crashes, or forgets. Heartbeats and pings are answered at once, unless ``cut`` or
+``hung`` says otherwise. Other nodes (``join``) are nothing but their registrations.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from itertools import count
+from typing import Any
+
+import msgspec
 
 from logeion.actors import messages as m
+from logeion.actors.controller import brokers
+from logeion.actors.controller.features import SUPPORTED
 from logeion.actors.controller.machine import ControllerMachine, Request
 from logeion.actors.controller.topics import Defaults
 from logeion.actors.metadata import MetadataImage, MetadataRecord
@@ -17,16 +23,25 @@ from logeion.actors.node.events import (
     AnyEffect,
     AnyEvent,
     Ask,
+    Beat,
+    BeatAnswered,
+    BeatFailed,
     Bound,
     DirectoryRemoved,
+    DownFailed,
+    Drained,
     Elapsed,
     GrantFailed,
     Greeted,
     List,
+    Ponged,
+    Register,
     RemoveDirectory,
     Reported,
+    SendPing,
     Start,
     Stop,
+    Tell,
     ToGateways,
 )
 from logeion.actors.node.machine import NodeMachine
@@ -50,8 +65,20 @@ class Host:
         self.told: list[m.Message] = []
         self.removing: deque[RemoveDirectory] = deque()
         self.removed: list[RemoveDirectory] = []
-        self.to_controller: deque[m.GrantEpochs] = deque()
+        self.to_controller: deque[m.GrantEpochs | m.ReplicasDown] = deque()
         self.to_supervisor: deque[AnyEffect] = deque()
+        self.registering = False
+        self.soon: deque[Beat | SendPing] = deque()
+        self.beats: list[Beat] = []
+        self.pings: list[SendPing] = []
+        # What was told to actors, and who was told that the host may be stopped.
+        self.tells: list[Tell] = []
+        self.drained: list[int] = []
+        # Whether heartbeats by the local Controller are lost; the actors that answer no ping.
+        self.cut = False
+        self.hung: set[str] = set()
+        self.boot_id = "b"
+        self.controller.lead(self.now)
         self.boot()
 
     # The node
@@ -59,12 +86,18 @@ class Host:
     def boot(self) -> None:
         """A fresh Node: what its predecessor had asked of others may still be under way."""
         self.node = NodeMachine(
-            1, starts_max=self.starts_max, first_incarnation=next(self.incarnations) * 1_000_000, image=MetadataImage()
+            1,
+            starts_max=self.starts_max,
+            first_incarnation=next(self.incarnations) * 1_000_000,
+            image=MetadataImage(),
+            voters=(1, 2, 3),
         )
         self.told.clear()
+        self.soon.clear()
+        self.registering = False
 
-    def connect(self, *, snapshot: bool = False) -> None:
-        """Follow the log, register, meet the supervisor, the gateway and whoever runs."""
+    def connect(self, *, snapshot: bool = False, silent: bool = False) -> None:
+        """Follow the log, register, meet the supervisor, the gateway and (unless they are ``silent``) whoever runs."""
         if snapshot:
             records = self.controller.image.records()
             self.step(m.Committed(offset=0, next_offset=len(self.log), records=records, snapshot=True))
@@ -73,7 +106,9 @@ class Host:
         self.list_actors()
         self.step(Greeted(hello=GATEWAY))
         self.step(Bound(actor=GATEWAY.actor, addresses=["127.0.0.1:9092"]))
-        for actor in list(self.processes):
+        self.register()
+        self.elapse(0)
+        for actor in [] if silent else list(self.processes):
             self.greet(actor)
             self.run(actor)
 
@@ -91,8 +126,36 @@ class Host:
                     self.told.append(effect.message)
                 case RemoveDirectory():
                     self.removing.append(effect)
-                case _:
-                    pass
+                case Tell():
+                    self.tells.append(effect)
+                case Register():
+                    self.registering = True
+                case Drained():
+                    self.drained.append(effect.request)
+                case Beat():
+                    self.beats.append(effect)
+                    self.soon.append(effect)
+                case SendPing():
+                    self.pings.append(effect)
+                    self.soon.append(effect)
+        while self.soon:
+            self.answer(self.soon.popleft())
+
+    def answer(self, effect: Beat | SendPing) -> None:
+        """What is answered at once, if at all."""
+        if isinstance(effect, SendPing):
+            if effect.actor not in self.hung:
+                self.step(Ponged(actor=effect.actor, incarnation=effect.incarnation))
+        elif not self.cut:
+            self.beat(effect)
+
+    def beat(self, effect: Beat) -> None:
+        reply = self.ask(effect.message)
+        if isinstance(reply, m.HeartbeatAnswered):
+            self.step(BeatAnswered(attempt=effect.attempt, fenced=reply.fenced, may_stop=reply.may_stop))
+        else:
+            assert isinstance(reply, m.Refused)
+            self.step(BeatFailed(attempt=effect.attempt, code=reply.code))
 
     def elapse(self, seconds: float) -> None:
         """Time passes, with the node's timer going off whenever it is set."""
@@ -102,25 +165,70 @@ class Host:
             if deadline is None or deadline > end:
                 break
             self.now = max(self.now, deadline)
+            self.tick()
             self.step(Elapsed())
         else:
             raise AssertionError("the timer goes off again and again")
         self.now = end
+        self.tick()
+
+    def tick(self) -> None:
+        """The controller's timer; the other nodes live as long as nobody says otherwise."""
+        self.log += self.controller.tick(self.now)
 
     # The controller
 
     def ask(self, request: Request) -> m.Message:
-        decision = self.controller.handle(request)
+        decision = self.controller.handle(request, self.now)
         self.log += decision.records
         return decision.reply
 
     def register(self) -> None:
+        self.registering = False
         reply = self.ask(
-            m.RegisterNode(node=1, incarnation="a", directory_id="d", host="127.0.0.1", port=9092, admin="")
+            m.RegisterNode(
+                node=1,
+                incarnation="a",
+                directory_id="d",
+                host="127.0.0.1",
+                port=9092,
+                boot_id=self.boot_id,
+                features=SUPPORTED,
+            )
         )
         assert isinstance(reply, m.NodeRegistered)
         self.catch_up()
         self.step(reply)
+
+    def join(self, node: int) -> None:
+        """Another node is there, and stays (without a boot id nobody waits for its heartbeats)."""
+        address = {"host": f"host{node}", "port": 9092, "cluster_host": f"host{node}", "cluster_port": 9645}
+        self.ask(m.RegisterNode(node=node, incarnation=f"a{node}", directory_id=f"d{node}", **address))
+
+    def fence(self, node: int) -> None:
+        """Another node is gone."""
+        records = list(brokers.fenced(self.controller.image, [node]))
+        self.controller.image.apply_all(records)
+        self.controller.next_offset += len(records)
+        self.log += records
+
+    def elect(self, name: str, leader: int, partition: int = 0) -> None:
+        """The controller moves leadership, as if it were the preferred replica's turn."""
+        topic = self.controller.image.topic(name)
+        assert topic is not None
+        state = topic.partitions[partition]
+        self.change(name, partition, leader=leader, leader_epoch=state.leader_epoch + 1)
+
+    def change(self, name: str, partition: int = 0, **fields: Any) -> None:
+        """Something of a partition is committed."""
+        topic = self.controller.image.topic(name)
+        assert topic is not None
+        state = topic.partitions[partition]
+        fields.setdefault("partition_epoch", state.partition_epoch + 1)
+        record = msgspec.structs.replace(state, **fields)
+        self.controller.image.apply(record)
+        self.controller.next_offset += 1
+        self.log.append(record)
 
     def catch_up(self, records: int = 1_000_000) -> None:
         at = self.node.applied
@@ -129,19 +237,28 @@ class Host:
             self.step(m.Committed(offset=at, next_offset=at + len(new), records=new))
 
     def answer_grant(self, *, first_the_log: bool = True) -> None:
-        reply = self.ask(self.to_controller.popleft())
+        """The oldest request to the controller: epochs, or replicas that are down."""
+        request = self.to_controller.popleft()
+        reply = self.ask(request)
         if first_the_log:
             self.catch_up()
-        self.step(reply if isinstance(reply, m.EpochsGranted) else GrantFailed(code=77, reason="stale"))
+        if isinstance(reply, m.EpochsGranted | m.Recorded):
+            self.step(reply)
+        else:
+            assert isinstance(reply, m.Refused)
+            self.step(_failed(request, reply.code))
 
     def lose_grant(self, *, committed: bool) -> None:
         request = self.to_controller.popleft()
         if committed:
             self.ask(request)
-        self.step(GrantFailed(code=0, reason="the lane closed"))
+        self.step(_failed(request, 0))
 
-    def create(self, name: str, partitions: int = 1) -> str:
-        reply = self.ask(m.CreateTopics(topics=[m.TopicToCreate(name=name, partitions=partitions)]))
+    def create(self, name: str, partitions: int = 1, replicas: list[int] | None = None) -> str:
+        topic = m.TopicToCreate(name=name, partitions=partitions)
+        if replicas is not None:
+            topic = m.TopicToCreate(name=name, assignments=dict.fromkeys(range(partitions), replicas))
+        reply = self.ask(m.CreateTopics(topics=[topic]))
         assert isinstance(reply, m.TopicsChanged) and not reply.results[0].code
         return reply.results[0].topic_id
 
@@ -174,9 +291,9 @@ class Host:
         ]
         self.step(m.ActorsListed(actors=entries))
 
-    def kill(self, actor: str) -> None:
+    def kill(self, actor: str, status: int = -9) -> None:
         process = self.processes.pop(actor)
-        self.step(m.ActorExited(actor=actor, incarnation=process.incarnation))
+        self.step(m.ActorExited(actor=actor, incarnation=process.incarnation, status=status))
 
     def greet(self, actor: str) -> None:
         process = self.processes[actor]
@@ -201,10 +318,10 @@ class Host:
             change = m.StateChanged(state=state, cause=cause, code=code, epoch=process.epoch)
             self.step(Reported(actor=actor, incarnation=process.incarnation, change=change))
 
-    def remove(self) -> None:
+    def remove(self, *, failed: bool = False) -> None:
         effect = self.removing.popleft()
         self.removed.append(effect)
-        self.step(DirectoryRemoved(topic_id=effect.topic_id, partition=effect.partition))
+        self.step(DirectoryRemoved(topic_id=effect.topic_id, partition=effect.partition, failed=failed))
 
     def settle(self) -> None:
         """Everything that is under way comes to its good end, without time passing."""
@@ -221,6 +338,15 @@ class Host:
                     self.run(actor)
             elif self.removing:
                 self.remove()
+            elif self.registering:
+                self.register()
+            elif self.node.deadline is not None and self.node.deadline <= self.now:
+                self.step(Elapsed())
             else:
                 return
         raise AssertionError("the host does not come to rest")
+
+
+def _failed(request: m.GrantEpochs | m.ReplicasDown, code: int) -> GrantFailed | DownFailed:
+    kind = GrantFailed if isinstance(request, m.GrantEpochs) else DownFailed
+    return kind(code=code, reason="the lane closed")

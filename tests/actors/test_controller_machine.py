@@ -31,7 +31,7 @@ class Cluster:
         return self.machine.image
 
     def ask(self, request: Request) -> m.Message:
-        decision = self.machine.handle(request)
+        decision = self.machine.handle(request, 0.0)
         self.log += decision.records
         self.follower.apply_all(decision.records)
         assert self.follower.records() == self.image.records()
@@ -245,15 +245,17 @@ def test_changes_that_make_no_sense_are_refused(
 
 def test_only_known_topics_have_a_configuration_to_change(cluster: Cluster) -> None:
     assert refused(cluster.alter("nothing", ("retention.ms", "set", "5"))) == 3
-    broker = m.AlterConfigs(resource="broker", name="1", changes=[])
+    broker = m.AlterConfigs(
+        resource="broker", name="1", changes=[m.ConfigChange(key="num.partitions", operation="set", value="1")]
+    )
     assert refused(cluster.ask(broker)) == 40
 
 
 def test_node_defaults_lie_under_a_topic_s_own_configuration() -> None:
     image = MetadataImage({"retention.ms": "7"})
     machine = ControllerMachine(Defaults(), lambda: "0" * 32, image)
-    machine.handle(registration(1))
-    machine.handle(m.CreateTopics(topics=[m.TopicToCreate(name="orders", configs={"segment.ms": "9"})]))
+    machine.handle(registration(1), 0.0)
+    machine.handle(m.CreateTopics(topics=[m.TopicToCreate(name="orders", configs={"segment.ms": "9"})]), 0.0)
     assert image.topic_configs("orders") == {"retention.ms": "7", "segment.ms": "9"}
 
 

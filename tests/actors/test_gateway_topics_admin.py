@@ -30,7 +30,7 @@ def governed() -> World:
     world = World()
     ids = count(1)
     machine = ControllerMachine(Defaults(partitions=3), lambda: f"{next(ids):032x}", world.image)
-    world.controller = lambda message: machine.handle(message).reply  # type: ignore[arg-type]
+    world.controller = lambda message: machine.handle(message, 0.0).reply  # type: ignore[arg-type]
     return world
 
 
