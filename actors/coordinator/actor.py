@@ -26,6 +26,7 @@ from ..messages import (
 from ..node.companions import IDLE, UPKEEP
 from ..runtime import ActorBase, ActorSpec, Shell
 from ..stream import Frame
+from ..suspicion import Suspicion
 from .consumer import ConsumerGroup
 from .hosting import Hosting
 from .index_hosting import IndexHosting
@@ -71,6 +72,7 @@ class CoordinatorShell(Shell):
         self.listener: LaneListener | None = None
         self.index: IndexHosting | None = None
         self.hosting: Hosting | None = None
+        self.suspicion = Suspicion(loop, self._tell_node)
         self.topics = Topics(loop, spec.run_dir, self._topics_changed)
         # Heartbeats of a consumer group that wait until it is known which topics there are.
         self._early: list[tuple[Lane, int, ConsumerHeartbeat]] = []
@@ -99,6 +101,10 @@ class CoordinatorShell(Shell):
 
     def on_node(self, request: int, message: AnyMessage) -> None:
         """An index that asked for upkeep is told who runs; it learns that from who reads its group."""
+
+    def _tell_node(self, message: Message) -> None:
+        if self.node_lane is not None:
+            self.node_lane.tell(message)
 
     # What it stands on
 
@@ -164,6 +170,7 @@ class CoordinatorShell(Shell):
             idle_s=self.config.groups.idle_exit_ms / 1000,
             fatal=self.lost,
             went_idle=self._went_idle,
+            suspicion=self.suspicion,
         )
         hosting.start(upkeep=UPKEEP in spec.configs)
         self.hosting = hosting

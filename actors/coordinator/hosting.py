@@ -36,8 +36,10 @@ from ..messages import (
     Message,
     Refused,
     SyncGroup,
+    Watch,
 )
 from ..stream import Frame
+from ..suspicion import Suspicion
 from .machine import GroupMachine, Request
 from .records import encode
 from .step import Now, Step, Token
@@ -90,6 +92,7 @@ class Hosting:
         idle_s: float,
         fatal: Callable[[str], None],
         went_idle: Callable[[], None],
+        suspicion: Suspicion,
     ) -> None:
         self.machine = machine
         self.leaving = False
@@ -97,6 +100,8 @@ class Hosting:
         self._partition = partition
         self._epoch, self._writer, self._incarnation = epoch, writer, incarnation
         self._fatal, self._went_idle = fatal, went_idle
+        self._suspicion = suspicion
+        self._probe = Watch(epoch=epoch, offset=-1)
         self._tokens = itertools.count(1)
         self._waiting: dict[Token, tuple[Lane, int]] = {}
         # Batches are numbered; ``_made`` is the newest, ``_done`` the last that is committed.
@@ -192,7 +197,10 @@ class Hosting:
             incarnation=self._incarnation,
         )
 
+        number = self._suspicion.begin(self._partition, self._probe)
+
         def on_reply(reply: AnyMessage | LaneError) -> None:
+            self._suspicion.end(number)
             if isinstance(reply, Appended):
                 self._committed(batch.number)
             else:

@@ -70,6 +70,7 @@ class IndexHosting:
             epoch=spec.epoch,
             directory=Path(spec.data_dir) / f"{spec.topic}-{spec.partition}",
             on_record=self._take,
+            suspicion=shell.suspicion,
         )
         self._tasks: set[asyncio.Task[None]] = set()
         # Whose Coordinator has read its group here, and is still there.

@@ -18,6 +18,7 @@ from logeion.wire.records import batch_records
 
 from ..lanes import Lane, LaneTimeout
 from ..messages import Advanced, Message, Watch
+from ..suspicion import Suspicion
 
 READ_BYTES = 1_048_576
 BATCH_BYTES_MAX = 128 * 1024 * 1024
@@ -32,13 +33,20 @@ class Tail:
     """``on_record(key, value)`` for every record, in order. Raises ``LaneError`` when the leader is gone."""
 
     def __init__(
-        self, lane: Lane, *, epoch: int, directory: Path, on_record: Callable[[bytes, bytes | None], None]
+        self,
+        lane: Lane,
+        *,
+        epoch: int,
+        directory: Path,
+        on_record: Callable[[bytes, bytes | None], None],
+        suspicion: Suspicion,
     ) -> None:
         self.read_to = 0
         self._lane = lane
         self._epoch = epoch
         self._view = LogView(directory)
         self._on_record = on_record
+        self._suspicion = suspicion
         # One reader at a time; whoever waits for it finds most of its own work done.
         self._reading = asyncio.Lock()
 
@@ -71,7 +79,12 @@ class Tail:
             await asyncio.sleep(FOLLOW_S)
 
     async def _ask(self, offset: int, timeout_s: float) -> Advanced:
-        reply: Message = await self._lane.request(Watch(epoch=self._epoch, offset=offset), timeout_s=timeout_s)
+        message = Watch(epoch=self._epoch, offset=offset)
+        reply: Message
+        if offset < 0:
+            reply = await self._suspicion.request(self._lane, message, timeout_s=timeout_s)
+        else:
+            reply = await self._lane.request(message, timeout_s=timeout_s)
         if not isinstance(reply, Advanced):
             raise UnknownServerError(f"{type(reply).__name__} came where the partition's state was due")
         return reply

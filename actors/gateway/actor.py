@@ -24,7 +24,7 @@ class GatewayShell(Shell):
         spec, config = self.spec, self.config
         # Before anything is waited for: Node says who runs as soon as it is met.
         self.gateway = state.Gateway(node=spec.node, config=config, data_dir=Path(spec.data_dir), loop=self.loop)
-        self.gateway.groups.tell_node = self._tell_node
+        self.gateway.groups.tell_node = self.gateway.suspicion.tell = self._tell_node
         self.following = Following(self.gateway, spec.run_dir)
         file = PortFile(spec.run_dir / "kafka-port", shared=config.node.gateways > 1)
         first = "." not in spec.actor.partition("/")[2]

@@ -116,9 +116,8 @@ class Following:
                 self._gateway.partition_offline(*key, message.cause, message.code)
 
     def _dial(self, key: Key) -> None:
-        """Have a lane to this partition's leader, if the image has the partition and Node says that it runs."""
-        topic = self._gateway.image.topic_by_id(key[0])
-        if topic is None or key[1] not in topic.partitions or key in self._dialling:
+        """Have a lane to this partition's leader, if the image says that it is here and Node that it runs."""
+        if self._gateway.leader_code(*key) or key in self._dialling:
             return
         lane = self._lanes.get(key)
         if lane is not None and lane.peer is not None and (lane.peer.epoch or 0) >= self._running[key]:
@@ -155,6 +154,7 @@ class Following:
         if (
             lane.closed
             or topic is None
+            or self._gateway.leader_code(*key)
             or (peer.topic_id, peer.partition) != key
             or peer.epoch is None
             or peer.epoch < self._running.get(key, -1)

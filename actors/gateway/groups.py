@@ -47,6 +47,9 @@ CREATION_S = 10.0
 # Members that join are parked at their Coordinator until all have come; the last of them must not wait behind them.
 PARKED_MAX = 50_000
 
+# What a coordinator or index that lives answers at once; joins are parked, and commits wait for the log.
+PROMPT = (m.HeartbeatGroup, m.DescribeGroup, m.ListGroups)
+
 # Kafka's settings of the topic; a group's records are one batch, which may be as large as a client's request.
 OFFSETS_CONFIGS: dict[str, str | None] = {
     "cleanup.policy": "compact",
@@ -180,7 +183,10 @@ class Groups:
     async def _create(self) -> None:
         gateway, deadline = self._gateway, Deadline(CREATION_S)
         wanted = m.TopicToCreate(
-            name=OFFSETS_TOPIC, partitions=gateway.config.groups.offsets_partitions, configs=OFFSETS_CONFIGS
+            name=OFFSETS_TOPIC,
+            partitions=gateway.config.groups.offsets_partitions,
+            replication_factor=gateway.config.groups.offsets_replication_factor,
+            configs=OFFSETS_CONFIGS,
         )
         try:
             message = m.CreateTopics(topics=[wanted], internal=True)
@@ -229,13 +235,18 @@ class Groups:
         while True:
             site, lane = await self._coordinator(group, deadline)
             try:
-                return _checked(await lane.request(message, timeout_s=timeout_s), expected)
+                return _checked(await self._request(lane, message, timeout_s), expected)
             except RefusedError as refused:
                 if refused.code != NotCoordinatorError.code:
                     raise for_code(refused.code)(refused.reason) from refused
                 site.leaving = True
             except LaneError as error:
                 raise _as_kafka(error) from error
+
+    async def _request(self, lane: Lane, message: m.Message, timeout_s: float) -> m.AnyMessage:
+        if isinstance(message, PROMPT):
+            return await self._gateway.suspicion.request(lane, message, timeout_s=timeout_s)
+        return await lane.request(message, timeout_s=timeout_s)
 
     async def _coordinator(self, group: str, deadline: Deadline) -> tuple[Site, Lane]:
         gateway = self._gateway
@@ -269,7 +280,7 @@ class Groups:
             lane = await self._lane(site)
             if lane is not None:
                 try:
-                    return _checked(await lane.request(message, timeout_s=deadline.left), expected)
+                    return _checked(await self._request(lane, message, deadline.left), expected)
                 except RefusedError as refused:
                     if refused.code != NotCoordinatorError.code:
                         raise for_code(refused.code)(refused.reason) from refused
@@ -292,7 +303,7 @@ class Groups:
                 await asyncio.sleep(RETRY_S)
                 continue
             try:
-                return _checked(await lane.request(message, timeout_s=max(0.05, deadline.left)), expected)
+                return _checked(await self._request(lane, message, max(0.05, deadline.left)), expected)
             except LaneClosed:
                 continue
             except RefusedError as refused:
@@ -319,7 +330,7 @@ class Groups:
             if lane is None:
                 return
             try:
-                reply = await lane.request(message, timeout_s=max(0.05, deadline.left))
+                reply = await self._request(lane, message, max(0.05, deadline.left))
             except LaneError:
                 return  # what the index said stands
             if isinstance(reply, m.GroupsListed):

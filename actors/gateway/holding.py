@@ -47,6 +47,11 @@ class Holding(Generic[Work]):
         return bool(self._held)
 
     @property
+    def empty(self) -> bool:
+        """Whether nobody waits for an answer."""
+        return not self._sent and not self._held
+
+    @property
     def next_deadline(self) -> int:
         """The earliest time, in milliseconds, at which ``expire`` has something to say; 0 if nothing is held."""
         return min((held.until_ms for held in self._held.values()), default=0)
@@ -91,6 +96,14 @@ class Holding(Generic[Work]):
                 failed.append(held)
         self._sent.clear()
         return failed
+
+    def moved(self, now_ms: int) -> list[Held[Work]]:
+        """Another host leads: ``lost``, and only what its log would recognise goes there. Returns what must fail."""
+        failed = self.lost(now_ms)
+        failed += [held for held in self._held.values() if not held.idempotent]
+        for held in failed:
+            self._held.pop(held.number, None)
+        return sorted(failed, key=lambda held: held.number)
 
     def serving(self) -> list[Held[Work]]:
         """A leader serves: everything that was held, to be sent in this order."""

@@ -1,4 +1,8 @@
-"""A gateway's side of one partition that this host leads: its lane, what is known of its log, and who waits for it."""
+"""A gateway's side of one partition that this host leads: its lane, what is known of its log, and who waits for it.
+
+When another host leads it from now on, what was held goes there (``forwarding``), and the link ends with the last of
+it; when this host leads it again before that, the link goes on, and so does the order of its batches.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,11 @@ from logeion.wire.errors import KafkaError, NotLeaderOrFollowerError, RequestTim
 
 from ..lanes import Lane, LaneBusy, LaneClosed, LaneError, LaneTimeout, RefusedError
 from ..messages import Advanced, Append, Message, Watch
+from .forwarding import Forward
 from .holding import Held, Holding
 
 if TYPE_CHECKING:
+    from ..metadata import PartitionChanged
     from .produce import Part
     from .state import Gateway
 
@@ -32,7 +38,10 @@ SLACK_S = 5.0
 
 
 class Link:
-    """One partition. ``lane`` is None while its process restarts; everything that waits stays here meanwhile."""
+    """One partition. ``lane`` is None while its process restarts; everything that waits stays here meanwhile.
+
+    ``away``: this host does not lead it, and only batches that it had accepted are left.
+    """
 
     def __init__(self, gateway: Gateway, topic_id: str, partition: int, view: LogView) -> None:
         self.gateway = gateway
@@ -44,6 +53,10 @@ class Link:
         self.holding: Holding[Part] = Holding()
         # Set when no process will lead this partition here until somebody acts.
         self.offline: KafkaError | None = None
+        self.away = False
+        self._forward: Forward | None = None
+        self._forward_epoch = -1
+        self._probe: Watch | None = None
         self._armed: int | None = None
         self._watch = 0
 
@@ -52,6 +65,7 @@ class Link:
     def connected(self, lane: Lane, epoch: int) -> None:
         """This leader serves: ask its state, send what was held, and arm what is parked."""
         self.lane, self.epoch, self.offline = lane, epoch, None
+        self._probe = Watch(epoch=epoch, offset=-1)
         self._armed = None
         self.refresh(lambda _told: None)
         for held in self.holding.serving():
@@ -70,6 +84,7 @@ class Link:
     def give_up(self, error: KafkaError) -> None:
         """Nobody will lead this partition here: all that waits for it fails with this error."""
         self.offline = error
+        self._end_forward()
         lane, self.lane, self._armed = self.lane, None, None
         if lane is not None:
             lane.close()
@@ -77,6 +92,67 @@ class Link:
             held.work.failed(error)
         for call in self.gateway.parking.all_at(self.key):
             call.attempt()
+
+    # Led elsewhere --------------------------------------------------------------------------------------------------
+
+    def leave(self, partition: PartitionChanged) -> None:
+        """This host does not lead it any more: whoever reads is told so, and what can be goes to who does."""
+        leading = (partition.leader, partition.leader_epoch)
+        if self._forward is not None and (self._forward.node, self._forward.epoch) == leading:
+            return
+        self._end_forward()
+        lane, self.lane, self._armed = self.lane, None, None
+        if lane is not None:
+            lane.close("another node leads")
+        if not self.away:
+            self.away, self.state, self.epoch = True, None, -1
+            self.view.close()
+        gateway = self.gateway
+        for held in self.holding.moved(gateway.now_ms()):
+            held.work.failed(NotLeaderOrFollowerError("this node does not lead the partition any more"))
+        for call in gateway.parking.all_at(self.key):
+            call.attempt()
+        gateway.timers.arm(self.holding.next_deadline)
+        leader = gateway.image.brokers.get(partition.leader)
+        if self.holding.holding and leader is not None and leader.cluster_port:
+            self._forward = Forward(gateway, self, leader, partition.leader_epoch)
+        self._end_if_empty()
+
+    def come_back(self) -> None:
+        """This host leads it again; its process will be dialled when it runs."""
+        if self.away:
+            self.away = False
+            self._end_forward()
+            self.holding.lost(self.gateway.now_ms())
+            self.gateway.timers.arm(self.holding.next_deadline)
+
+    def reached(self, forward: Forward, epoch: int) -> None:
+        """The leader on that host can be told: all that is held, in its order."""
+        if forward is self._forward:
+            self._forward_epoch = epoch
+            for held in self.holding.serving():
+                self._send(held)
+            self._end_if_empty()
+
+    def unreached(self, forward: Forward) -> None:
+        """It cannot, for now; what it did not answer is held again."""
+        if forward is self._forward:
+            self.holding.lost(self.gateway.now_ms())
+            self.gateway.timers.arm(self.holding.next_deadline)
+
+    def close(self) -> None:
+        """The gateway ends."""
+        self._end_forward()
+
+    def _end_forward(self) -> None:
+        forward, self._forward = self._forward, None
+        if forward is not None:
+            forward.close()
+
+    def _end_if_empty(self) -> None:
+        if self.away and self.holding.empty:
+            self._end_forward()
+            self.gateway.forget(self)
 
     # Appends --------------------------------------------------------------------------------------------------------
 
@@ -96,9 +172,12 @@ class Link:
         """Fail what was held too long."""
         for held in self.holding.expire(now_ms):
             held.work.failed(NotLeaderOrFollowerError("no leader of the partition served in time"))
+        self._end_if_empty()
 
     def _send(self, held: Held[Part]) -> None:
-        lane = self.lane
+        lane, epoch = self.lane, self.epoch
+        if self._forward is not None:
+            lane, epoch = self._forward.lane, self._forward_epoch
         if lane is None:
             return  # it closed under the batch before this one, and ``disconnected`` has dealt with them all
         part = held.work
@@ -106,19 +185,23 @@ class Link:
             self.holding.withdraw(held)
             part.failed(NotLeaderOrFollowerError("the client went away before a leader served"))
             return
-        message = Append(epoch=self.epoch, acks=held.acks, timeout_ms=part.timeout_ms)
+        message = Append(epoch=epoch, acks=held.acks, timeout_ms=part.timeout_ms)
+        suspicion = self.gateway.suspicion
+        # acks=all waits for followers, which is no sign of anything. Another host's processes are its own Node's care.
+        number = suspicion.begin(lane, self._probe if held.acks < 0 else None) if self._forward is None else -1
 
         def on_reply(reply: Message | LaneError) -> None:
-            self._on_append(held, reply)
+            suspicion.end(number)
+            self._on_append(held, lane, reply)
 
         # The frame outlives the lane's use of it even if the client goes away.
         release = part.call.exchange.keep()
         timeout_s = part.timeout_ms / 1000 + SLACK_S
         lane.call(message, (part.records,), on_reply=on_reply, timeout_s=timeout_s, on_sent=release)
 
-    def _on_append(self, held: Held[Part], reply: Message | LaneError) -> None:
-        if isinstance(reply, LaneClosed):
-            return  # ``disconnected`` decides, for all of them in order
+    def _on_append(self, held: Held[Part], lane: Lane, reply: Message | LaneError) -> None:
+        if isinstance(reply, LaneClosed) or lane is not (self.lane or (self._forward and self._forward.lane)):
+            return  # whatever ended the lane has decided, for all of them in order
         if isinstance(reply, RefusedError) and reply.code == NotLeaderOrFollowerError.code:
             if not self.holding.not_leader(held, self.gateway.now_ms()):
                 held.work.failed(NotLeaderOrFollowerError(reply.reason))
@@ -126,6 +209,7 @@ class Link:
             return
         if self.holding.answered(held):
             held.work.replied(reply)
+        self._end_if_empty()
 
     # Reading --------------------------------------------------------------------------------------------------------
 
@@ -144,7 +228,7 @@ class Link:
                 self.learn(reply)
             done(isinstance(reply, Advanced))
 
-        lane.call(Watch(epoch=self.epoch, offset=-1), on_reply=on_reply, timeout_s=STATE_S)
+        self.gateway.suspicion.call(lane, Watch(epoch=self.epoch, offset=-1), on_reply=on_reply, timeout_s=STATE_S)
 
     def learn(self, state: Advanced) -> None:
         """Newer knowledge replaces older; a lower epoch, or a lower watermark of the same one, is old news."""

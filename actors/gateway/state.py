@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,13 @@ from logeion.wire.errors import (
     for_code,
 )
 
+from ..cold import ColdReads
 from ..config import parse_address
 from ..lanes import dial, socket_path
-from ..messages import AnyMessage, Message
+from ..messages import AnyMessage, DescribeLog, FindEpochEnd, FindOffset, Message
 from ..metadata import MetadataImage, MetadataRecord, PartitionChanged, Topic, TopicDeleted
+from ..suspicion import Suspicion
 from .answers import Answers
-from .cold import ColdReads
 from .groups import Groups
 from .links import Key, Link
 from .load import Load
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from .fetch import FetchCall
 
 log = logging.getLogger(__name__)
+
+# What a partition that lives answers at once.
+PROMPT = (FindOffset, FindEpochEnd, DescribeLog)
 
 
 class Gateway:
@@ -63,6 +67,7 @@ class Gateway:
         self.descriptors = Descriptors()
         self.producer_ids = ProducerIds()
         self.answers = Answers()
+        self.suspicion = Suspicion(loop)
         self.groups = Groups(self, data_dir / "run")
         self._controller: Lane | None = None
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
@@ -168,7 +173,10 @@ class Gateway:
                 raise link.offline
             if link is not None and link.lane is not None:
                 break  # else it is gone again already
-        return await link.lane.request(make(link.epoch), timeout_s=max(0.05, deadline - self.loop.time()))
+        message, left = make(link.epoch), max(0.05, deadline - self.loop.time())
+        if isinstance(message, PROMPT):
+            return await self.suspicion.request(link.lane, message, timeout_s=left)
+        return await link.lane.request(message, timeout_s=left)
 
     async def ask_replica(self, topic_id: str, partition: int, message: Message, timeout_s: float) -> AnyMessage:
         """The answer of this host's follower of the partition. Raises ``OSError`` if none runs, or ``LaneError``."""
@@ -203,12 +211,22 @@ class Gateway:
         self.link(topic, partition).give_up(error(cause))
         self.changed()
 
-    def _drop(self, keys: Iterable[Key]) -> None:
-        for key in keys:
-            link = self.links.pop(key, None)
-            if link is not None:
-                link.give_up(NotLeaderOrFollowerError("this node does not lead the partition any more"))
-                link.view.close()
+    def _settle(self, link: Link) -> None:
+        """The image says something new about this partition."""
+        partition = self.image.partition(*link.key)
+        if partition is None:
+            link.give_up(NotLeaderOrFollowerError("the partition is gone"))
+            self.forget(link)
+        elif partition.leader == self.node:
+            link.come_back()
+        else:
+            link.leave(partition)
+
+    def forget(self, link: Link) -> None:
+        """This link is of no use any more."""
+        if self.links.get(link.key) is link:
+            del self.links[link.key]
+            link.view.close()
 
     # Metadata -------------------------------------------------------------------------------------------------------
 
@@ -225,20 +243,26 @@ class Gateway:
             raise ValueError(f"metadata from offset {offset} on, but only {self.applied} is applied")
         else:
             records = records[self.applied - offset :]
+        touched = set(self.links) if snapshot else set()
         for record in records:
             self.image.apply(record)
             if isinstance(record, TopicDeleted):
-                self._drop([key for key in self.links if key[0] == record.topic_id])
-            elif isinstance(record, PartitionChanged) and record.leader != self.node:
-                self._drop([(record.topic_id, record.partition)])
+                touched.update(key for key in self.links if key[0] == record.topic_id)
+            elif isinstance(record, PartitionChanged):
+                touched.add((record.topic_id, record.partition))
         self.applied = max(self.applied, next_offset)
-        if snapshot:
-            self._drop([key for key in self.links if self.leader_code(*key)])
+        for key in touched:
+            link = self.links.get(key)
+            if link is not None:
+                self._settle(link)
         self.changed()
 
     def close(self) -> None:
         """End timers and threads, and give all descriptors back."""
         self.timers.close()
+        self.suspicion.close()
+        for link in self.links.values():
+            link.close()
         self.groups.close()
         self.cold.close()
         self.descriptors.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from logeion.actors.gateway.cold import ColdReads, cached
+from logeion.actors.cold import ColdReads, cached
 from logeion.log.view import Slice
 
 SIZE = 3 * 1024 * 1024

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from logeion.log.view import Slice
+from logeion.wire.buffers import FileRange
 
 # Linux reads ahead in windows of this size: if the first byte of one is cached, nearly always all of it is.
 WINDOW = 131_072
@@ -59,14 +60,14 @@ def read(fd: int, position: int, size: int) -> None:
 
 
 class ColdReads:
-    """The threads, shared by all connections; each call has at most one piece under way, so they take turns."""
+    """The threads, shared by all readers of a process; each call has one piece under way, so they take turns."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._threads: ThreadPoolExecutor | None = None
         self._probe = bytearray(1)
 
-    def warm(self, slices: Sequence[Slice], done: Callable[[], None]) -> bool:
+    def warm(self, slices: Sequence[Slice | FileRange], done: Callable[[], None]) -> bool:
         """True if all of these can be sent now; else ``done`` is called in the loop once they can."""
         probe = self._probe
         missing = [one for one in slices if not cached(one.fd, one.position, one.size, probe)]
