@@ -19,6 +19,7 @@ from .cluster_messages import (
     ElectLeaders as ElectLeaders,
     FeatureChange as FeatureChange,
     FetchLog as FetchLog,
+    FollowerState as FollowerState,
     Heartbeat as Heartbeat,
     HeartbeatAnswered as HeartbeatAnswered,
     LogFetched as LogFetched,
@@ -179,11 +180,12 @@ class ActorStarted(Message, frozen=True, kw_only=True):
 
 
 class ActorExited(Message, frozen=True, kw_only=True):
-    """Supervisor to Node: this incarnation's process is gone."""
+    """Supervisor to Node: this incarnation's process is gone; ``status`` is its exit code, or minus the signal."""
 
     actor: str
     incarnation: int
     restarts: int = 0
+    status: int = 0
 
 
 # Node and the actors of its host (by lane) -----------------------------------------------------------------------
@@ -515,7 +517,8 @@ class DescribeLog(Message, frozen=True, kw_only=True):
 
 
 class LogDescribed(Message, frozen=True, kw_only=True):
-    """Partition: sizes in bytes, offsets, segments; ``synced_end`` is the end of what a power cut would leave."""
+    """Partition or Replica: sizes in bytes, offsets, segments; ``synced_end`` is the end of what a power cut would
+    leave. A leader also tells its committed ISR and how far each follower is."""
 
     size: int
     segments: int
@@ -524,6 +527,8 @@ class LogDescribed(Message, frozen=True, kw_only=True):
     end: int
     synced_end: int
     producers: int
+    isr: list[int] = []
+    followers: list[FollowerState] = []
 
 
 AnyMessage = (

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from logeion.wire.errors import KafkaStorageError, StorageError
 
-from ..lanes import socket_path
-from ..messages import AnyMessage, Configure, Hello, StateChanged
+from ..lanes import LaneError, RefusedError, socket_path
+from ..messages import AlterPartition, AnyMessage, Configure, Hello, PartitionAltered, Slice, StateChanged
 from ..runtime import ActorBase, Shell
-from .leading import Leadership
+from .leading import Leadership, OnAltered
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +21,9 @@ EXIT_STORAGE = 74
 
 # How long a replica that cannot start waits for the lane on which it can say why.
 MEET_NODE_S = 2.0
+
+# How long the controller has for an AlterPartition before it is asked again.
+ALTER_S = 3.0
 
 
 class PartitionShell(Shell):
@@ -49,6 +52,9 @@ class PartitionShell(Shell):
                 directory=Path(spec.data_dir) / f"{spec.topic}-{spec.partition}",
                 configs=spec.configs,
                 fatal=self._fatal,
+                slice=spec.slice,
+                lag_time_max_s=self.config.replica.lag_time_max_ms / 1000,
+                propose=self._propose,
             )
         except StorageError as error:
             log.error("%s cannot start: %s", spec.actor, error)
@@ -58,9 +64,27 @@ class PartitionShell(Shell):
             self._fatal(error)
 
     def on_node(self, request: int, message: AnyMessage) -> None:
-        """Node says what the topic's configuration is from now on; a log that could not be opened has none."""
-        if isinstance(message, Configure) and hasattr(self, "leadership"):
+        """Node says what the topic's configuration or the partition is from now on; without a log it is no matter."""
+        if not hasattr(self, "leadership"):
+            return
+        if isinstance(message, Configure):
             self.leadership.configure(message.configs)
+        elif isinstance(message, Slice):
+            self.leadership.slice_changed(message)
+
+    def _propose(self, message: AlterPartition, on_altered: OnAltered) -> None:
+        """Ask the controller, by Node."""
+
+        def on_reply(reply: AnyMessage | LaneError) -> None:
+            if isinstance(reply, PartitionAltered):
+                on_altered(reply)
+            else:
+                on_altered(reply.code if isinstance(reply, RefusedError) else 0)
+
+        if self.node_lane is None:
+            self.loop.call_soon(on_altered, 0)
+        else:
+            self.node_lane.call(message, on_reply=on_reply, timeout_s=ALTER_S)
 
     async def stop(self) -> None:
         """Mark the log as cleanly closed, if it could be opened."""

@@ -1,11 +1,11 @@
-"""What a partition's leader does all day: its log, its lanes, its timers."""
+"""What a partition's leader does all day: its log, its lanes, its followers, its timers."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from logeion.log.config import LogConfig
@@ -20,11 +20,13 @@ from logeion.wire.errors import (
 
 from ..lanes import Lane, LaneListener
 from ..messages import (
+    AlterPartition,
     Append,
     Configure,
     DescribeLog,
     Done,
     EpochEndFound,
+    FetchLog,
     FindEpochEnd,
     FindOffset,
     Hello,
@@ -33,12 +35,17 @@ from ..messages import (
     Message,
     OffsetFound,
     OpenWriter,
+    PartitionAltered,
+    Persisted,
+    Slice,
     TrimLog,
     Watch,
 )
 from ..stream import Frame
 from .compacting import Compaction
-from .machine import Machine, Mail, Ticket, refusal
+from .effects import Drop, Effect, Mail, ProposeIsr, SendLog, Tell, Ticket, refusal
+from .feeding import Feeder
+from .machine import Machine
 from .syncing import LogSyncer
 from .writing import Batch, Writer, as_kafka, passes
 
@@ -47,16 +54,21 @@ log = logging.getLogger(__name__)
 # Kafka's log.retention.check.interval.ms, in seconds.
 RETENTION_CHECK_S = 300.0
 
-# How often appends that wait for other replicas are checked for their clients' timeouts.
-EXPIRE_S = 0.1
-
 LATEST, EARLIEST, NEWEST, EARLIEST_LOCAL, LATEST_TIERED, PENDING_UPLOAD = -1, -2, -3, -4, -5, -6
+
+OnAltered = Callable[[PartitionAltered | int], None]
+"""What the controller said to a proposal, or the code of its refusal (0: no answer)."""
+
+
+def _nobody(message: AlterPartition, on_altered: OnAltered) -> None:
+    """A leader without a Node: nobody can be asked."""
 
 
 class Leadership:
-    """Opens the log, leads it in the epoch granted to this start, and serves the lanes of its host's gateways.
+    """Opens the log, leads it in the epoch granted to this start, and serves the lanes of gateways and followers.
 
-    ``fatal`` is told the ``StorageError`` after which this replica must end. Raises what ``Log.open`` raises.
+    ``slice`` None is a partition with one replica. ``propose`` asks the controller for another ISR. ``fatal`` is told
+    the ``StorageError`` after which this replica must end. Raises what ``Log.open`` raises.
     """
 
     def __init__(
@@ -68,14 +80,20 @@ class Leadership:
         directory: Path,
         configs: Mapping[str, str],
         fatal: Callable[[StorageError], None],
+        slice: Slice | None = None,
+        lag_time_max_s: float = 1.5,
+        propose: Callable[[AlterPartition, OnAltered], None] = _nobody,
     ) -> None:
         assert hello.topic_id is not None and hello.epoch is not None
         config = LogConfig.from_topic(configs)
         self.loop = loop
         self.name = hello.actor
         self._fatal = fatal
+        self._propose = propose
         self._mail: list[Mail] = []
-        self._expiring = self._syncing_late = False
+        self._syncing_late = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self.log = Log.open(directory, config, now_ms=now_ms(), topic_id=hello.topic_id)
         self.log.become_leader(hello.epoch)
         for warning in self.log.warnings:
@@ -83,16 +101,30 @@ class Leadership:
         self.machine = Machine(
             node=hello.node,
             epoch=hello.epoch,
+            epochs=self.log.epochs,
             end=self.log.end_offset,
             synced_end=self.log.synced_end,
             high_watermark=self.log.high_watermark,
             log_start=self.log.start_offset,
             durable=config.flush == "ack",
+            slice=slice,
+            min_insync=config.min_insync_replicas,
+            lag_time_max_s=lag_time_max_s,
+            now=loop.time(),
         )
-        self.writer = Writer(self.machine, self.log, answer=self._answer, fatal=fatal, now_ms=now_ms)
-        self.syncer = LogSyncer(self.log, loop, done=self.writer.synced, fatal=fatal)
+        self.feeder = Feeder(self.log, loop)
+        self.writer = Writer(
+            self.machine,
+            self.log,
+            answer=self._answer,
+            other=self._replicate,
+            fatal=fatal,
+            now=loop.time,
+            now_ms=now_ms,
+        )
+        self.syncer = LogSyncer(self.log, loop, done=self._synced, fatal=fatal)
         self.writer.syncer = self.syncer
-        self.writer.run(self.machine.start())
+        self._run(self.machine.start(loop.time()))
         self._listener = LaneListener(loop, path, self._on_lane)
         loop.call_later(RETENTION_CHECK_S, self._retention)
         self.compaction = Compaction(self.log, loop, name=self.name, now_ms=now_ms, fatal=fatal)
@@ -101,6 +133,9 @@ class Leadership:
     def close(self) -> None:
         """Finish what is under way, and mark the log as cleanly closed. Raises ``StorageError``."""
         self._listener.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        self.feeder.close()
         self.compaction.close()
         self.syncer.close()
         self.log.close(clean=True)
@@ -112,7 +147,8 @@ class Leadership:
         lane.on_closed = self._on_closed
 
     def _on_closed(self, lane: Lane, _reason: str) -> None:
-        self.machine.forget(lane)
+        self.feeder.forget(lane)
+        self._run(self.machine.lane_closed(lane, self.loop.time()))
 
     def _on_message(self, lane: Lane, request: int, message: Message, frame: Frame) -> None:
         ticket = (lane, request)
@@ -120,25 +156,33 @@ class Leadership:
             frame.retain()
             if not self._mail:
                 self.loop.call_soon(self._drain)
-            deadline_ms = now_ms() + message.timeout_ms
             self._mail.append(
                 Mail(
                     ticket,
                     message.epoch,
                     message.acks,
-                    deadline_ms,
+                    self.loop.time() + message.timeout_ms / 1000,
                     Batch(frame),
                     message.writer,
                     message.incarnation,
                 )
             )
+        elif type(message) is Persisted:
+            self._run(self.machine.persisted(lane, message, self.loop.time()))
+        elif type(message) is FetchLog:
+            # What waits to be written goes out with the answer.
+            self._drain()
+            if lane.peer is None or lane.peer.node != message.node:
+                lane.close(f"a fetch in the name of node {message.node}")
+            else:
+                self._run(self.machine.fetched(lane, message, self.loop.time()))
         elif type(message) is Watch:
             # What was sent before it on this lane is written before it is answered.
             self._drain()
-            self.writer.run(self.machine.watch(lane, ticket, message.epoch, message.offset))
+            self._run(self.machine.watch(lane, ticket, message.epoch, message.offset))
         elif type(message) is OpenWriter:
             self._drain()
-            self.writer.run(self.machine.open_writer(ticket, message.epoch, message.writer, message.incarnation))
+            self._run(self.machine.open_writer(ticket, message.epoch, message.writer, message.incarnation))
         else:
             self._drain()
             try:
@@ -154,10 +198,7 @@ class Leadership:
         mail, self._mail = self._mail, []
         if not mail:
             return
-        self.writer.run(self.machine.take(mail))
-        if self.machine.waiting and not self._expiring:
-            self._expiring = True
-            self.loop.call_later(EXPIRE_S, self._expire)
+        self._run(self.machine.take(mail))
         if not self._syncing_late and not self.machine.durable:
             self._sync_late()
 
@@ -190,6 +231,8 @@ class Leadership:
                     end=self.log.end_offset,
                     synced_end=self.log.synced_end,
                     producers=len(self.log.producers),
+                    isr=sorted(machine.isr),
+                    followers=machine.described(self.loop.time()),
                 )
             case Configure():
                 self.configure(message.configs)
@@ -218,6 +261,63 @@ class Leadership:
         """The leader epoch of the record at this offset; at the log's end the epoch it would get."""
         return self.log.epochs.epoch_at(offset)
 
+    # Replicas -------------------------------------------------------------------------------------------------------
+
+    def slice_changed(self, slice: Slice) -> None:
+        """What the metadata log says of this partition now."""
+        self._run(self.machine.slice_changed(slice, self.loop.time()))
+
+    def _replicate(self, effect: Effect) -> None:
+        kind = type(effect)
+        if kind is SendLog:
+            self._send_log(effect)  # type: ignore[arg-type]
+        elif kind is Tell:
+            effect.lane.tell(effect.message)  # type: ignore[union-attr]
+        elif kind is Drop:
+            effect.lane.close(effect.reason)  # type: ignore[union-attr]
+        elif kind is ProposeIsr:
+            self._propose_isr(effect)  # type: ignore[arg-type]
+        else:
+            log.info("%s resigns: epoch %d is over", self.name, self.machine.epoch)
+
+    def _send_log(self, effect: SendLog) -> None:
+        lane = effect.lane
+        assert isinstance(lane, Lane)
+        try:
+            self.feeder.send(lane, effect.offset, effect.max_bytes, effect.message)
+        except StorageError as error:
+            # Others may be able to read it, and the follower asks again.
+            log.error("%s cannot feed node %d: %s", self.name, lane.peer.node if lane.peer else -1, error)
+            lane.close(str(error))
+
+    def _propose_isr(self, effect: ProposeIsr) -> None:
+        message = effect.message
+        log.info("%s asks for the ISR %s instead of %s", self.name, message.isr, sorted(self.machine.isr))
+
+        def on_altered(result: PartitionAltered | int) -> None:
+            if not isinstance(result, PartitionAltered):
+                log.warning("%s: the ISR %s was not granted: code %d", self.name, message.isr, result)
+            self._run(self.machine.altered(effect.number, result, self.loop.time()))
+
+        self._propose(message, on_altered)
+
+    # Time -----------------------------------------------------------------------------------------------------------
+
+    def _run(self, effects: Sequence[Effect]) -> None:
+        self.writer.run(effects)
+        at = self.machine.deadline
+        if at is not None and (self._timer is None or at < self._timer_at):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer, self._timer_at = self.loop.call_at(at, self._tick), at
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._run(self.machine.tick(self.loop.time()))
+
+    def _synced(self, end: int) -> None:
+        self._run(self.machine.synced(end, self.loop.time()))
+
     # Upkeep ---------------------------------------------------------------------------------------------------------
 
     def configure(self, configs: Mapping[str, str]) -> None:
@@ -227,8 +327,9 @@ class Leadership:
         except ConfigError as error:
             raise UnknownServerError(str(error)) from error
         self.log.configure(config)
-        self.writer.run(self.machine.set_durable(config.flush == "ack"))
-        self.writer.run(self.machine.set_isr(self.machine.isr, min(config.min_insync_replicas, self.machine.replicas)))
+        now = self.loop.time()
+        self._run(self.machine.set_durable(config.flush == "ack", now))
+        self._run(self.machine.set_min_insync(config.min_insync_replicas, now))
         self.compaction.arm()
         self._retain()
 
@@ -236,7 +337,8 @@ class Leadership:
         """The log begins later now: gateways that read its files must know."""
         if start <= self.machine.log_start:
             return
-        self.machine.log_start = start
+        self.machine.trimmed(start, self.loop.time())
+        self._run(())
         segment, position = self.log.watermark_position()
         state = self.machine.state(segment, position)
         for lane in self._listener.lanes:
@@ -252,13 +354,6 @@ class Leadership:
         except StorageError as error:
             log.warning("retention of %s: %s", self.name, error)
         self._trimmed(self.log.start_offset)
-
-    def _expire(self) -> None:
-        self._expiring = False
-        self.writer.run(self.machine.expire(now_ms()))
-        if self.machine.waiting:
-            self._expiring = True
-            self.loop.call_later(EXPIRE_S, self._expire)
 
     def _sync_late(self) -> None:
         """flush=interval: sync what was written since; flush=os: sync closed segments, for a quick start."""

@@ -1,27 +1,29 @@
 """What the leader of one topic-partition decides, for one leader epoch. Pure: no I/O, clock or randomness.
 
 The mailbox is the batch: the shell hands over all that waits, carries out the effects in their order, and reports what
-came of them (``written``, ``synced``), each of which may yield more effects. Offsets are ends: ``end`` 10 means that
-records 0 to 9 are there.
+came of them (``written``, ``synced``, ``altered``), each of which may yield more effects. Offsets are ends: ``end`` 10
+means that records 0 to 9 are there. ``now`` is in seconds of a monotonic clock.
 
 The rules, and where they come from (design, section 6; Kafka's numbers are those of its protocol guide):
 
 * appends only in the epoch granted to this start; anything else is NOT_LEADER_OR_FOLLOWER;
-* the watermark is the lowest *durable* end in the ISR, never falls, and stands still while the ISR is smaller than
-  ``min.insync.replicas`` (strict min ISR, KIP-966);
+* the watermark is the lowest *durable* end in the maximal ISR, never falls, and stands still while the committed ISR is
+  smaller than ``min.insync.replicas`` (strict min ISR, KIP-966);
 * acks=all is answered when the watermark has passed the batch, and so is a duplicate of a batch that is not yet
   committed; acks=1 when this replica's own copy is as durable as the topic asks;
 * one notice a lane is armed for consumers at the tail, and carries whatever is newest when it fires;
-* a writer that opens a session drops its older incarnations: their appends are refused from then on (decision 0004).
+* a writer that opens a session drops its older incarnations: their appends are refused from then on (decision 0004);
+* followers: see ``replication``.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 
 import msgspec
 
+from logeion.log.epochs import EpochCache
 from logeion.wire.errors import (
     FencedLeaderEpochError,
     InvalidProducerEpochError,
@@ -36,64 +38,11 @@ from logeion.wire.errors import (
     UnknownLeaderEpochError,
 )
 
-from ..messages import Advanced, Appended, Message, Refused, WriterOpened
-
-# Who asked: the shell's business, for the machine only something to hand back.
-Ticket = Hashable
+from ..messages import Advanced, Appended, Slice, WriterOpened
+from .effects import Answer, Commit, Effect, Mail, Notify, Resigned, Sync, Ticket, Write, Written, refusal
+from .replication import CHECK_S, Replication
 
 ACKS_ALL, ACKS_NONE, ACKS_LEADER = -1, 0, 1
-
-
-class Mail(msgspec.Struct, gc=False):
-    """One batch that waits to be appended; ``batch`` is the shell's, the machine never looks at it."""
-
-    ticket: Ticket
-    epoch: int
-    acks: int
-    deadline_ms: int
-    batch: object
-    writer: str = ""
-    incarnation: int = 0
-
-
-class Written(msgspec.Struct, frozen=True, gc=False):
-    """Where one batch of a ``Write`` went; for a duplicate, where its first copy is."""
-
-    first_offset: int
-    last_offset: int
-    append_time_ms: int = -1
-
-
-class Write(msgspec.Struct, frozen=True, gc=False):
-    """Append these, in this order, with one write; then call ``written`` with one result for each."""
-
-    batches: list[Mail]
-
-
-class Sync(msgspec.Struct, frozen=True, gc=False):
-    """Make all that is written durable, then call ``synced``; none other is asked for until then."""
-
-
-class Commit(msgspec.Struct, frozen=True, gc=False):
-    """The watermark is now here: record it."""
-
-    high_watermark: int
-
-
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """Reply to this ticket."""
-
-    ticket: Ticket
-    message: Message
-
-
-class Notify(msgspec.Struct, frozen=True, gc=False):
-    """Reply to this ticket with ``state()`` as it is when the effect is carried out."""
-
-    ticket: Ticket
-
-
-Effect = Write | Sync | Commit | Answer | Notify
 
 
 class _Waiter(msgspec.Struct, order=True, gc=False):
@@ -102,19 +51,14 @@ class _Waiter(msgspec.Struct, order=True, gc=False):
     end: int
     number: int
     ticket: Ticket
-    deadline_ms: int
+    deadline: float
     answer: Appended
 
 
-def refusal(error: KafkaError, epoch: int = -1) -> Refused:
-    """The message that carries a typed error over a lane."""
-    return Refused(code=error.code, reason=str(error), leader_epoch=epoch)
-
-
-class Machine:
+class Machine(Replication):
     """The leader of one partition. ``durable``: an end counts once it is synced (flush=ack), else once it is written.
 
-    ``min_isr`` is the effective one, already capped by ``replicas``, the replication factor.
+    ``epochs`` is the log's own, which has this epoch already; ``slice`` None is a partition with this one replica.
     """
 
     def __init__(
@@ -122,16 +66,28 @@ class Machine:
         *,
         node: int,
         epoch: int,
+        epochs: EpochCache,
         end: int,
         synced_end: int,
         high_watermark: int,
         log_start: int = 0,
         durable: bool = True,
-        isr: Iterable[int] = (),
-        min_isr: int = 1,
-        replicas: int = 1,
+        slice: Slice | None = None,
+        min_insync: int = 1,
+        lag_time_max_s: float = 1.5,
+        now: float = 0.0,
     ) -> None:
-        self.node = node
+        if slice is None:
+            slice = Slice(
+                topic_id="",
+                partition=0,
+                leader=node,
+                leader_epoch=epoch,
+                partition_epoch=0,
+                replicas=[node],
+                isr=[node],
+                broker_epoch=-1,
+            )
         self.epoch = epoch
         self.epoch_start = end
         self.log_start = log_start
@@ -139,12 +95,7 @@ class Machine:
         self.synced_end = synced_end
         self.high_watermark = high_watermark
         self.durable = durable
-        self.replicas = replicas
-        self.min_isr = min_isr
-        self.isr = frozenset(isr) or frozenset((node,))
-        # What each follower has said to hold durably in this epoch; absent: it has not fetched yet (a new start of a
-        # replica is a new incarnation, and what an earlier one had acknowledged says nothing about it).
-        self.followers: dict[int, int] = {}
+        super().__init__(node, epochs, slice, min_insync, lag_time_max_s, now)
         self._syncing = False
         self._number = 0
         self._committing: list[_Waiter] = []
@@ -155,12 +106,14 @@ class Machine:
 
     # Appends --------------------------------------------------------------------------------------------------------
 
-    def start(self) -> list[Effect]:
+    def start(self, now: float) -> list[Effect]:
         """The first effects: what an earlier epoch left unsynced is synced, so that the watermark can reach it."""
         effects: list[Effect] = []
         if self.durable and self.synced_end < self.end:
             self._ask_sync(effects)
-        self._advance(effects)
+        self._review(effects, now)
+        self._settle(effects, now)
+        self._look_again(now)
         return effects
 
     def take(self, mail: Sequence[Mail]) -> list[Effect]:
@@ -178,8 +131,8 @@ class Machine:
         return effects
 
     def _objection(self, item: Mail) -> KafkaError | None:
-        if item.epoch != self.epoch:
-            return NotLeaderOrFollowerError(f"epoch {item.epoch} was asked, this leader has epoch {self.epoch}")
+        if item.epoch != self.epoch or self.resigned:
+            return self.check_epoch(item.epoch)
         if item.writer and self._writers.get(item.writer) != item.incarnation:
             return _fenced(item.writer, item.incarnation)
         if item.acks == ACKS_ALL:
@@ -189,7 +142,9 @@ class Machine:
             return InvalidRequiredAcksError(f"acks must be -1, 0 or 1, not {item.acks}")
         return None
 
-    def written(self, batches: Sequence[Mail], results: Sequence[Written | KafkaError], end: int) -> list[Effect]:
+    def written(
+        self, batches: Sequence[Mail], results: Sequence[Written | KafkaError], end: int, now: float
+    ) -> list[Effect]:
         """What became of a ``Write``, and the log's end now."""
         effects: list[Effect] = []
         for item, result in zip(batches, results, strict=True):
@@ -203,12 +158,18 @@ class Machine:
                 effects.append(Answer(item.ticket, answer))
             else:
                 self._number += 1
-                waiter = _Waiter(result.last_offset + 1, self._number, item.ticket, item.deadline_ms, answer)
+                waiter = _Waiter(result.last_offset + 1, self._number, item.ticket, item.deadline, answer)
                 heapq.heappush(self._committing if item.acks == ACKS_ALL else self._persisting, waiter)
-        self.end = max(self.end, end)
-        if self.durable and self.synced_end < self.end:
-            self._ask_sync(effects)
-        self._settle(effects)
+        if end > self.end:
+            before, self.end = self.end, end
+            if self.followers:
+                # Followers work while we sync: their answer may be here first.
+                self._grown(effects, before, now)
+            if self.durable:
+                self._ask_sync(effects)
+        self._settle(effects, now)
+        if self.waiting:
+            self._wake_by(now + CHECK_S)
         return effects
 
     def open_writer(self, ticket: Ticket, epoch: int, writer: str, incarnation: int) -> list[Effect]:
@@ -224,64 +185,58 @@ class Machine:
         self._writers[writer] = incarnation
         return [Answer(ticket, WriterOpened(end=self.end))]
 
-    def refused(self, batches: Sequence[Mail], error: KafkaError) -> list[Effect]:
-        """A ``Write`` of which nothing was kept: all of it gets this error."""
-        return [Answer(item.ticket, refusal(error, self.epoch)) for item in batches]
-
-    def synced(self, end: int) -> list[Effect]:
+    def synced(self, end: int, now: float) -> list[Effect]:
         """A ``Sync`` is done: everything below ``end`` would survive a power cut."""
         self._syncing = False
         effects: list[Effect] = []
         self.synced_end = max(self.synced_end, end)
         if self.durable and self.synced_end < self.end:
             self._ask_sync(effects)
-        self._settle(effects)
+        self._settle(effects, now)
         return effects
 
     @property
     def waiting(self) -> bool:
-        """Whether an append waits for its answer, so that ``expire`` must be called in time."""
+        """Whether an append waits for its answer."""
         return bool(self._committing or self._persisting)
 
-    def expire(self, now_ms: int) -> list[Effect]:
-        """Appends whose client has given up waiting; their records stay (kafka.md 6.2, rule 8)."""
-        effects: list[Effect] = []
-        for waiters in (self._committing, self._persisting):
-            late = [waiter for waiter in waiters if waiter.deadline_ms <= now_ms]
-            if late:
-                waiters[:] = [waiter for waiter in waiters if waiter.deadline_ms > now_ms]
-                heapq.heapify(waiters)
-                error = RequestTimedOutError(
-                    f"written, but not acknowledged by the in-sync replicas {sorted(self.isr)} in time"
-                )
-                effects.extend(Answer(waiter.ticket, refusal(error, self.epoch)) for waiter in late)
-        return effects
-
-    # Replicas -------------------------------------------------------------------------------------------------------
-
-    def follower_at(self, node: int, end: int) -> list[Effect]:
-        """A follower of this epoch holds everything below ``end`` durably."""
-        self.followers[node] = end
-        effects: list[Effect] = []
-        self._settle(effects)
-        return effects
-
-    def set_isr(self, isr: Iterable[int], min_isr: int) -> list[Effect]:
-        """The committed ISR, or the topic's ``min.insync.replicas``, has changed."""
-        self.isr = frozenset(isr)
-        self.min_isr = min_isr
-        effects: list[Effect] = []
-        self._settle(effects)
-        return effects
-
-    def set_durable(self, durable: bool) -> list[Effect]:
+    def set_durable(self, durable: bool, now: float) -> list[Effect]:
         """The topic's ``logeion.flush`` has changed."""
         self.durable = durable
         effects: list[Effect] = []
         if durable and self.synced_end < self.end:
             self._ask_sync(effects)
-        self._settle(effects)
+        self._settle(effects, now)
         return effects
+
+    # Time -----------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> list[Effect]:
+        """What is due; to be called at ``deadline``, and harmless at any other time."""
+        effects: list[Effect] = []
+        self._wake = None
+        if self.resigned:
+            return effects
+        self._expire(effects, now)
+        if self.followers:
+            self._review(effects, now)
+            self._settle(effects, now)
+            self._tend(effects, now)
+        if self.waiting:
+            self._wake_by(now + CHECK_S)
+        return effects
+
+    def _expire(self, effects: list[Effect], now: float) -> None:
+        """Appends whose client has given up waiting; their records stay (kafka.md 6.2, rule 8)."""
+        for waiters in (self._committing, self._persisting):
+            late = [waiter for waiter in waiters if waiter.deadline <= now]
+            if late:
+                waiters[:] = [waiter for waiter in waiters if waiter.deadline > now]
+                heapq.heapify(waiters)
+                error = RequestTimedOutError(
+                    f"written, but not acknowledged by the in-sync replicas {sorted(self.isr)} in time"
+                )
+                effects.extend(Answer(waiter.ticket, refusal(error, self.epoch)) for waiter in late)
 
     # Readers --------------------------------------------------------------------------------------------------------
 
@@ -299,9 +254,14 @@ class Machine:
         self._watches[lane] = (ticket, offset)
         return [Notify(earlier[0])] if earlier is not None else []
 
-    def forget(self, lane: Hashable) -> None:
-        """This lane is closed."""
+    def lane_closed(self, lane: Hashable, now: float) -> list[Effect]:
+        """This lane, a gateway's or a follower's, is closed."""
         self._watches.pop(lane, None)
+        effects: list[Effect] = []
+        if self.followers:
+            self._lost_lane(lane, now)
+            self._look_again(now)
+        return effects
 
     def state(self, segment: int, position: int) -> Advanced:
         """What a gateway may know; the watermark lies at ``position`` of the segment named by ``segment``."""
@@ -316,7 +276,9 @@ class Machine:
         )
 
     def check_epoch(self, epoch: int) -> KafkaError | None:
-        """Whether a gateway speaks of this leader."""
+        """Whether a gateway speaks of this leader, and it still leads."""
+        if self.resigned:
+            return NotLeaderOrFollowerError(f"this leader of epoch {self.epoch} has resigned")
         if epoch == self.epoch:
             return None
         return NotLeaderOrFollowerError(f"epoch {epoch} was asked, this leader has epoch {self.epoch}")
@@ -354,25 +316,28 @@ class Machine:
     def _own_end(self) -> int:
         return self.synced_end if self.durable else self.end
 
-    def _advance(self, effects: list[Effect]) -> None:
-        """Move the watermark to the lowest durable end of the ISR, and tell who waited for that."""
+    def _advance(self, effects: list[Effect], now: float) -> None:
+        """Move the watermark to the lowest durable end of the maximal ISR, and tell who waited for that."""
         if len(self.isr) < self.min_isr:
             return
         lowest = self._own_end()
-        for node in self.isr:
-            if node != self.node:
-                lowest = min(lowest, self.followers.get(node, -1))
+        if lowest > self.high_watermark and self.followers:
+            lowest = self._lowest_end(lowest, now)
         if lowest <= self.high_watermark:
             return
         self.high_watermark = lowest
         effects.append(Commit(lowest))
+        if self.followers:
+            self._watermark_moved(now)
         for lane, (ticket, offset) in list(self._watches.items()):
             if offset < lowest:
                 del self._watches[lane]
                 effects.append(Notify(ticket))
 
-    def _settle(self, effects: list[Effect]) -> None:
-        self._advance(effects)
+    def _settle(self, effects: list[Effect], now: float) -> None:
+        if self.resigned:
+            return
+        self._advance(effects, now)
         own, committed = self._own_end(), self.high_watermark
         while self._persisting and self._persisting[0].end <= own:
             waiter = heapq.heappop(self._persisting)
@@ -387,6 +352,17 @@ class Machine:
                 effects.append(Answer(waiter.ticket, refusal(error, self.epoch)))
             else:
                 effects.append(Answer(waiter.ticket, waiter.answer))
+
+    def _refuse_all(self, effects: list[Effect]) -> None:
+        error = self.check_epoch(self.epoch)
+        assert error is not None
+        answer = refusal(error, self.epoch)
+        for waiters in (self._persisting, self._committing):
+            effects.extend(Answer(waiter.ticket, answer) for waiter in sorted(waiters))
+            waiters.clear()
+        effects.extend(Answer(ticket, answer) for ticket, _offset in self._watches.values())
+        self._watches.clear()
+        effects.append(Resigned())
 
 
 def _fenced(writer: str, incarnation: int) -> KafkaError:

@@ -24,7 +24,8 @@ from logeion.wire.errors import (
 
 from ..messages import Message
 from ..stream import Frame
-from .machine import Answer, Commit, Effect, Machine, Mail, Notify, Sync, Ticket, Write, Written
+from .effects import Answer, Commit, Effect, Mail, Notify, Sync, Ticket, Write, Written
+from .machine import Machine
 
 # Disk conditions that pass: the batch is refused with a retriable error, and the partition lives.
 FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
@@ -40,11 +41,12 @@ class Syncer(Protocol):
     """How a sync is done: now, or by a thread that reports back."""
 
     def sync(self, batches: int, size: int) -> None:
-        """Sync all that is written, of which so many batches and bytes are new; then call the writer's ``synced``."""
+        """Sync all that is written, of which so many batches and bytes are new; then call the machine's ``synced``."""
 
 
 class Writer:
-    """Carries out a machine's effects. ``answer`` sends a message to a ticket; ``fatal`` ends this replica."""
+    """Carries out a machine's effects. ``answer`` sends a message to a ticket, ``other`` does what has to do with other
+    replicas; ``fatal`` ends this one. ``now`` is the machine's clock, ``now_ms`` the time of day."""
 
     def __init__(
         self,
@@ -52,12 +54,16 @@ class Writer:
         log: Log,
         *,
         answer: Callable[[Ticket, Message], None],
+        other: Callable[[Effect], None],
         fatal: Callable[[StorageError], None],
+        now: Callable[[], float],
         now_ms: Callable[[], int],
     ) -> None:
         self.machine = machine
         self.log = log
         self.syncer: Syncer
+        self._other = other
+        self._now = now
         self._answer = answer
         self._fatal = fatal
         self._now_ms = now_ms
@@ -76,15 +82,12 @@ class Writer:
             elif kind is Notify:
                 segment, position = self.log.watermark_position()
                 self._answer(effect.ticket, self.machine.state(segment, position))  # type: ignore[union-attr]
-            else:
-                assert kind is Sync
+            elif kind is Sync:
                 batches, size = self._new_batches, self._new_bytes
                 self._new_batches = self._new_bytes = 0
                 self.syncer.sync(batches, size)
-
-    def synced(self, end: int) -> None:
-        """The syncer is done."""
-        self.run(self.machine.synced(end))
+            else:
+                self._other(effect)
 
     def _write(self, mail: list[Mail]) -> None:
         log = self.log
@@ -122,7 +125,7 @@ class Writer:
             settled.append(result)
         for item in mail:
             item.batch.frame.release()  # type: ignore[attr-defined]
-        self.run(self.machine.written(mail, settled, log.end_offset))
+        self.run(self.machine.written(mail, settled, log.end_offset, self._now()))
         if broken is not None:
             self._fatal(broken)
 

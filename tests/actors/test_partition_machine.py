@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from logeion.actors.messages import Appended, Refused, WriterOpened
-from logeion.actors.partition.machine import Answer, Commit, Effect, Machine, Mail, Notify, Sync, Write, Written
+from logeion.actors.messages import Appended, Refused, Slice, WriterOpened
+from logeion.actors.partition.effects import Answer, Commit, Effect, Mail, Notify, Resigned, Sync, Write, Written
+from logeion.actors.partition.machine import Machine
+from logeion.log.epochs import EpochCache
 from logeion.wire.errors import (
     InvalidProducerEpochError,
     OffsetNotAvailableError,
@@ -18,10 +20,11 @@ ALL, NONE, LEADER = -1, 0, 1
 
 def leader(**options: object) -> Machine:
     settings: dict[str, object] = {"node": 1, "epoch": 7, "end": 0, "synced_end": 0, "high_watermark": 0}
+    settings |= {"epochs": EpochCache([(7, 0)])}
     return Machine(**(settings | options))  # type: ignore[arg-type]
 
 
-def mail(ticket: str, *, acks: int = ALL, epoch: int = 7, deadline: int = 1_000) -> Mail:
+def mail(ticket: str, *, acks: int = ALL, epoch: int = 7, deadline: float = 1.0) -> Mail:
     return Mail(ticket, epoch, acks, deadline, None)
 
 
@@ -36,7 +39,7 @@ def append(machine: Machine, *items: Mail) -> list[Effect]:
                 results.append(Written(end, end + 9))
                 end += 10
             effects.remove(effect)
-            effects += machine.written(effect.batches, results, end)
+            effects += machine.written(effect.batches, results, end, 0.0)
     return effects
 
 
@@ -56,9 +59,9 @@ def test_all_that_waits_is_one_write_and_one_sync_and_answered_together() -> Non
     first = machine.take([mail("a"), mail("b"), mail("c")])
     assert [type(effect) for effect in first] == [Write]
     assert isinstance(first[0], Write) and len(first[0].batches) == 3
-    after = machine.written(first[0].batches, [Written(0, 9), Written(10, 19), Written(20, 29)], 30)
+    after = machine.written(first[0].batches, [Written(0, 9), Written(10, 19), Written(20, 29)], 30, 0.0)
     assert after == [Sync()]
-    done = machine.synced(30)
+    done = machine.synced(30, 0.0)
     assert done[0] == Commit(30)
     assert answers(done) == {"a": 0, "b": 10, "c": 20}
 
@@ -75,7 +78,7 @@ def test_nothing_is_acknowledged_before_its_sync_not_even_acks_1() -> None:
     machine = leader()
     assert answers(append(machine, mail("one", acks=LEADER), mail("all"))) == {}
     assert machine.high_watermark == 0
-    assert answers(machine.synced(20)) == {"one": 0, "all": 10}
+    assert answers(machine.synced(20, 0.0)) == {"one": 0, "all": 10}
 
 
 def test_acks_0_is_answered_as_soon_as_it_is_written() -> None:
@@ -88,9 +91,9 @@ def test_one_sync_is_under_way_at_a_time_and_the_next_covers_all_that_came_meanw
     assert append(machine, mail("a")) == [Sync()]
     assert append(machine, mail("b")) == []
     assert append(machine, mail("c")) == []
-    effects = machine.synced(10)
+    effects = machine.synced(10, 0.0)
     assert Sync() in effects and answers(effects) == {"a": 0}
-    assert answers(machine.synced(30)) == {"b": 10, "c": 20}
+    assert answers(machine.synced(30, 0.0)) == {"b": 10, "c": 20}
 
 
 @pytest.mark.parametrize("epoch", [6, 8])
@@ -111,17 +114,44 @@ def test_a_refused_batch_leaves_its_neighbours_alone() -> None:
     batches = [mail("a"), mail("gap"), mail("b")]
     machine.take(batches)
     results = [Written(0, 9), OutOfOrderSequenceNumberError("sequence 7 after 3"), Written(10, 19)]
-    assert answers(machine.written(batches, results, 20)) == {"a": 0, "gap": -45, "b": 10}
+    assert answers(machine.written(batches, results, 20, 0.0)) == {"a": 0, "gap": -45, "b": 10}
 
 
 def test_a_duplicate_of_an_uncommitted_batch_waits_for_the_watermark_like_its_first_copy() -> None:
-    machine = leader(isr=[1, 2], durable=False)
-    assert answers(append(machine, mail("first"), mail("second"))) == {}
+    machine = leader()
+    append(machine, mail("first"), mail("second"))
     duplicate = [mail("again")]
     machine.take(duplicate)
-    assert answers(machine.written(duplicate, [Written(0, 9)], 20)) == {}
-    assert answers(machine.follower_at(2, 10)) == {"first": 0, "again": 0}
-    assert answers(machine.follower_at(2, 20)) == {"second": 10}
+    assert answers(machine.written(duplicate, [Written(0, 9)], 20, 0.0)) == {}
+    assert answers(machine.synced(10, 0.0)) == {"first": 0, "again": 0}
+    assert answers(machine.synced(20, 0.0)) == {"second": 10}
+
+
+def test_an_append_that_waits_too_long_times_out_and_its_records_stay() -> None:
+    machine = leader()
+    append(machine, mail("a", deadline=0.5), mail("b", deadline=0.9))
+    assert machine.waiting and machine.deadline is not None and machine.deadline <= 0.5
+    assert machine.tick(0.499) == []
+    assert answers(machine.tick(0.5)) == {"a": -7}
+    assert answers(machine.synced(20, 0.6)) == {"b": 10}
+    assert machine.end == 20 and not machine.waiting
+    machine.tick(1.0)
+    assert machine.deadline is None
+
+
+def test_a_leader_whose_epoch_is_over_refuses_all_that_waits_and_all_that_comes() -> None:
+    machine = leader()
+    append(machine, mail("a"), mail("b", acks=LEADER))
+    machine.watch("lane", "w", 7, 0)
+    later = Slice(
+        topic_id="", partition=0, leader=2, leader_epoch=8, partition_epoch=3, replicas=[1, 2], isr=[2], broker_epoch=1
+    )
+    effects = machine.slice_changed(later, 0.0)
+    assert answers(effects) == {"a": -6, "b": -6, "w": -6}
+    assert effects[-1] == Resigned()
+    assert answers(append(machine, mail("late"))) == {"late": -6}
+    assert answers(machine.watch("lane", "w2", 7, 0)) == {"w2": -6}
+    assert machine.synced(20, 0.0) == [] and machine.high_watermark == 0
 
 
 def test_a_duplicate_of_a_committed_batch_is_answered_at_once() -> None:
@@ -129,57 +159,15 @@ def test_a_duplicate_of_a_committed_batch_is_answered_at_once() -> None:
     append(machine, mail("first"))
     duplicate = [mail("again")]
     machine.take(duplicate)
-    assert answers(machine.written(duplicate, [Written(0, 9)], 10)) == {"again": 0}
-
-
-def test_the_watermark_is_the_lowest_end_of_the_in_sync_replicas_and_never_falls() -> None:
-    machine = leader(isr=[1, 2, 3], durable=False)
-    append(machine, mail("a"), mail("b"))
-    machine.follower_at(2, 20)
-    assert machine.high_watermark == 0
-    machine.follower_at(3, 10)
-    assert machine.high_watermark == 10
-    machine.follower_at(3, 5)
-    assert machine.high_watermark == 10
-
-
-def test_a_replica_that_leaves_the_isr_no_longer_holds_the_watermark() -> None:
-    machine = leader(isr=[1, 2], durable=False)
-    append(machine, mail("a"))
-    assert answers(machine.set_isr([1], 1)) == {"a": 0}
-
-
-def test_with_too_few_in_sync_replicas_acks_all_is_refused_and_the_watermark_stands() -> None:
-    machine = leader(isr=[1], min_isr=2, durable=False)
-    effects = append(machine, mail("all"), mail("one", acks=LEADER))
-    assert answers(effects) == {"all": -19, "one": 0}
-    assert machine.high_watermark == 0
-
-
-def test_who_waits_when_the_isr_becomes_too_small_is_answered_once_the_watermark_moves_again() -> None:
-    machine = leader(isr=[1, 2], min_isr=2, durable=False)
-    append(machine, mail("a"))
-    assert answers(machine.set_isr([1], 2)) == {}
-    assert answers(machine.set_isr([1, 2], 2)) == {}
-    assert answers(machine.follower_at(2, 10)) == {"a": 0}
-
-
-def test_an_append_that_waits_too_long_times_out_and_its_records_stay() -> None:
-    machine = leader(isr=[1, 2], durable=False)
-    append(machine, mail("a", deadline=500), mail("b", deadline=900))
-    assert machine.waiting
-    assert machine.expire(499) == []
-    assert answers(machine.expire(500)) == {"a": -7}
-    assert answers(machine.follower_at(2, 20)) == {"b": 10}
-    assert machine.end == 20 and not machine.waiting
+    assert answers(machine.written(duplicate, [Written(0, 9)], 10, 0.0)) == {"again": 0}
 
 
 def test_what_an_earlier_epoch_left_unsynced_is_synced_before_the_watermark_reaches_it() -> None:
     machine = leader(end=50, synced_end=30, high_watermark=30)
-    assert machine.start() == [Sync()]
+    assert machine.start(0.0) == [Sync()]
     with pytest.raises(OffsetNotAvailableError):
         machine.latest()
-    assert machine.synced(50) == [Commit(50)]
+    assert machine.synced(50, 0.0) == [Commit(50)]
     assert machine.latest() == 50
 
 
@@ -198,7 +186,7 @@ def test_a_new_watch_of_a_lane_replaces_its_old_one_and_lanes_do_not_disturb_eac
     assert machine.watch("y", "y1", 7, 15) == []
     assert machine.watch("x", "x2", 7, 5) == [Notify("x1")]
     assert [effect for effect in append(machine, mail("a")) if isinstance(effect, Notify)] == [Notify("x2")]
-    machine.forget("y")
+    machine.lane_closed("y", 0.0)
     assert [effect for effect in append(machine, mail("b")) if isinstance(effect, Notify)] == []
 
 
@@ -219,18 +207,18 @@ def test_deleting_records_stops_at_the_watermark() -> None:
 def test_a_topic_that_starts_to_sync_syncs_what_it_has() -> None:
     machine = leader(durable=False)
     append(machine, mail("a"))
-    assert machine.set_durable(True) == [Sync()]
+    assert machine.set_durable(True, 0.0) == [Sync()]
     assert machine.high_watermark == 10
 
 
 def test_a_writers_new_incarnation_is_told_the_end_and_the_old_one_is_refused() -> None:
     machine = leader(durable=False)
     assert machine.open_writer("o1", 7, "group", 1) == [Answer("o1", WriterOpened(end=0))]
-    assert answers(append(machine, Mail("a", 7, ALL, 1_000, None, "group", 1))) == {"a": 0}
+    assert answers(append(machine, Mail("a", 7, ALL, 1.0, None, "group", 1))) == {"a": 0}
     assert machine.open_writer("o2", 7, "group", 2) == [Answer("o2", WriterOpened(end=10))]
-    late = Mail("late", 7, ALL, 1_000, None, "group", 1)
-    other = Mail("other", 7, ALL, 1_000, None, "never opened", 1)
-    assert answers(append(machine, late, other, Mail("new", 7, ALL, 1_000, None, "group", 2))) == {
+    late = Mail("late", 7, ALL, 1.0, None, "group", 1)
+    other = Mail("other", 7, ALL, 1.0, None, "never opened", 1)
+    assert answers(append(machine, late, other, Mail("new", 7, ALL, 1.0, None, "group", 2))) == {
         "late": -InvalidProducerEpochError.code,
         "other": -InvalidProducerEpochError.code,
         "new": 10,
