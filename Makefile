@@ -76,6 +76,8 @@ kafka-peer: tools ## run the interop tests against a real Apache Kafka instead o
 .PHONY: bench
 bench: tools ## every figure of the README (an hour; `python -m bench.compare --help` for parts)
 	$(PY) -m bench.compare
+	$(PY) -m bench.replicated
+	$(PY) -m bench.partitions
 	$(PY) -m bench.growth
 	$(PY) -m bench.catchup
 

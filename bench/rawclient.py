@@ -76,11 +76,17 @@ class RawClient:
         return bytes(data)
 
     def create_topic(
-        self, topic: str, partitions: int, configs: dict[str, str] | None = None, within_s: float = 60.0
+        self,
+        topic: str,
+        partitions: int,
+        configs: dict[str, str] | None = None,
+        within_s: float = 60.0,
+        *,
+        factor: int = 1,
     ) -> None:
         """Create a topic, trying again while a broker that has just opened its port is not yet a member of its own."""
         entries = b"".join(text(name) + text(value) for name, value in (configs or {}).items())
-        body = struct.pack(">i", 1) + text(topic) + struct.pack(">ihi", partitions, 1, 0)
+        body = struct.pack(">i", 1) + text(topic) + struct.pack(">ihi", partitions, factor, 0)
         body += struct.pack(">i", len(configs or {})) + entries + struct.pack(">ib", 30_000, 0)
         deadline = time.monotonic() + within_s
         while True:

@@ -75,6 +75,11 @@ def median(values: Sequence[float | None]) -> float | None:
     return statistics.median(kept) if kept else None
 
 
+def ratio(ours: float | None, theirs: float | None) -> float | None:
+    """Ours over theirs, where both were measured."""
+    return ours / theirs if ours is not None and theirs else None
+
+
 def append(name: str, parameters: dict[str, Any], result: Any) -> Path:
     """Add a line to bench/results/NAME.jsonl."""
     RESULTS.mkdir(exist_ok=True)

@@ -98,7 +98,7 @@ class Cluster:
 
     # The command
 
-    def start(self) -> None:
+    def start(self, seconds: float = READY_S) -> None:
         """Start, and return when the command says that it is ready."""
         self.ready_file.unlink(missing_ok=True)
         command = [sys.executable, "-m", "logeion", "up", "-n", str(self.count), "--port", "0", "--admin-port", "0"]
@@ -112,7 +112,7 @@ class Cluster:
                 env=os.environ | self.environment,
             )
         self.process = process
-        until(lambda: self.ready_file.exists() or process.poll() is not None, READY_S, f"ready\n{self.tail()}")
+        until(lambda: self.ready_file.exists() or process.poll() is not None, seconds, f"ready\n{self.tail()}")
         assert process.poll() is None, f"up ended with {process.returncode}:\n{self.tail()}"
         self.details = self._told()
         assert len(self.details) == self.count, self.details
