@@ -19,7 +19,6 @@ from logeion.wire.errors import (
 )
 
 from ..cold import ColdReads
-from ..cold import ColdReads
 from ..config import parse_address
 from ..lanes import dial, socket_path
 from ..messages import AnyMessage, DescribeLog, FindEpochEnd, FindOffset, Message
