@@ -234,7 +234,9 @@ class Supervisor(Actor):  # type: ignore[misc]
             child.pid,
             f"signal={-code}" if code < 0 else f"status={code}",
         )
-        self._tell_node(ActorExited(actor=child.actor, incarnation=child.incarnation, restarts=restarts))
+        self._tell_node(
+            ActorExited(actor=child.actor, incarnation=child.incarnation, restarts=restarts, status=code or 0)
+        )
         if self._stopping >= 0 or child.kind in TEMPORARY:
             return
         if code == EXIT_CONFIG:

@@ -13,16 +13,9 @@ from logeion.wire.errors import InvalidRequestError, KafkaStorageError, StorageE
 
 from ..lanes import Lane, LaneListener, socket_path
 from ..messages import (
-    AllocateProducerIds,
-    AlterConfigs,
     AnyMessage,
-    CreatePartitions,
-    CreateTopics,
-    DeleteTopics,
-    GrantEpochs,
     Message,
     Refused,
-    RegisterNode,
     Subscribe,
 )
 from ..metadata import MetadataImage
@@ -35,17 +28,6 @@ from .subscribers import Subscribers
 from .topics import Defaults
 
 log = logging.getLogger(__name__)
-
-_REQUESTS = (
-    RegisterNode,
-    GrantEpochs,
-    CreateTopics,
-    DeleteTopics,
-    CreatePartitions,
-    AlterConfigs,
-    AllocateProducerIds,
-)
-
 
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 FULL_AGAIN_S = 1.0
@@ -128,7 +110,7 @@ class ControllerShell(Shell):
     def _on_message(self, lane: Lane, request: int, message: AnyMessage, frame: Frame) -> None:
         if isinstance(message, Subscribe):
             self.subscribers.subscribe(lane, request, message.from_offset)
-        elif isinstance(message, _REQUESTS):
+        elif isinstance(message, Request):
             lane.reply(request, self._decide(message))
         else:
             refusal = f"the controller does not answer {type(message).__name__}"

@@ -8,46 +8,64 @@ import os
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import assert_never
 
+import msgspec
+
 from logeion.console.view import ActorRow
 from logeion.log.files import Files
+from logeion.log.names import DELETED
 from logeion.wire.errors import InvalidRequestError
 
 from .. import messages as m
 from ..config import parse_address
+from ..controller.features import SUPPORTED
+from ..gateway.listening import bind
 from ..gateway.ports import PortFile
-from ..lanes import Lane, LaneListener, socket_path
+from ..hosts import HostPort, load_secret
+from ..lanes import Lane, LaneError, LaneListener, socket_path
 from ..metadata import MetadataImage
 from ..runtime import ActorBase, ActorSpec, Shell
 from ..stream import Frame
-from . import directories, identity
+from . import cleanliness, directories, identity
+from .detours import Detours
 from .events import (
     AnyEffect,
     AnyEvent,
     Ask,
+    Beat,
     Bound,
-    Configure,
     DirectoryRemoved,
+    DrainAsked,
+    Drained,
     Elapsed,
     GatewayGone,
     Greeted,
     List,
+    Ponged,
     Register,
     RemoveDirectory,
     Reported,
+    SendPing,
     Start,
     Stop,
+    Suspected,
+    Tell,
     ToGateways,
     Wanted,
 )
-from .following import Following
+from .following import NOT_CONTROLLER, Following
 from .http import AdminPort
 from .machine import NodeMachine
 from .rows import actor_rows
 
 log = logging.getLogger(__name__)
+
+# The machine decides how long a ping may take; beyond this nobody waits for its answer.
+PING_S = 10.0
 
 
 class NodeShell(Shell):
@@ -66,23 +84,38 @@ class NodeShell(Shell):
             self.config.http.bind, await file.settle(self.config.http.bind, self.config.http.port, first=True)
         )
         file.keep(self.admin.port)
+        voters = self.config.voters()
         self.machine = NodeMachine(
             spec.node,
             starts_max=self.config.node.starts or 2 * (os.cpu_count() or 1),
+            heartbeat_s=self.config.controller.heartbeat_ms / 1000,
+            voters=sorted(voters),
             first_incarnation=time.time_ns() // 1_000,
             image=MetadataImage(self.config.topic_defaults()),
             coordinators_max=self.config.groups.coordinators_max,
         )
         self._incarnation = _incarnation(self.identity.directory_id)
+        self._boot_id = Files().boot_id()
+        self._clean = cleanliness.take(self.data_dir, self.identity.directory_id)
+        self._killed = False
         self._lanes: dict[str, Lane] = {}
         self._states: dict[str, str] = {}
         self._pids: dict[str, int] = {}
         self._awaiting: list[tuple[Lane, int]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._ready = self._swept = False
+        self._draining: dict[int, tuple[Lane, int]] = {}
+        self._drains = count(1)
         self._http: asyncio.Task[None] | None = None
         self._worker = ThreadPoolExecutor(1, "directories")
         self._listener = LaneListener(self.loop, socket_path(spec.run_dir, "node"), self._on_lane)
+        self._hosts: HostPort | None = None
+        self._detours: Detours | None = None
+        if voters:
+            secret = load_secret(self.config)
+            sockets = bind([self.config.cluster.bind], self.config.cluster.port)
+            self._hosts = HostPort(self.loop, sockets, spec.run_dir, secret)
+            self._detours = Detours(self.loop, voters, secret)
         self._following = Following(
             self.loop,
             spec.run_dir,
@@ -100,12 +133,20 @@ class NodeShell(Shell):
         if self._timer is not None:
             self._timer.cancel()
         self._following.close()
+        if self._detours is not None:
+            self._detours.close()
+        if self._hosts is not None:
+            self._hosts.close()
         self._listener.close()
         self.admin.close()
         self._worker.shutdown(wait=False, cancel_futures=True)
+        if not self._killed and not self.machine.processes:
+            cleanliness.leave(self.data_dir, self.identity.directory_id)
 
     def on_supervisor(self, message: m.AnyMessage) -> None:
         """What the Supervisor says."""
+        if isinstance(message, m.ActorExited) and self.machine.leaving:
+            self._killed = self._killed or message.status != 0
         if isinstance(message, (m.ActorsListed, m.ActorStarted, m.ActorExited)):
             self._step(message)
 
@@ -163,14 +204,45 @@ class NodeShell(Shell):
                     lane = self._lanes.get(actor)
                     if lane is not None:
                         lane.tell(effect.message)
-            case Configure():
-                lane = self._lanes.get(effect.actor)
-                if lane is not None and lane.peer is not None and lane.peer.incarnation == effect.incarnation:
-                    lane.tell(m.Configure(configs=effect.configs))
+            case Tell():
+                lane = self._lane_to(effect.actor, effect.incarnation)
+                if lane is not None:
+                    lane.tell(effect.message)
+            case SendPing():
+                self._ping(effect)
+            case Beat():
+                self._beat(effect)
+            case Drained():
+                lane, request = self._draining.pop(effect.request)
+                lane.reply(request, m.Done())
             case RemoveDirectory():
                 self.loop.create_task(self._remove(effect))
             case _:
                 assert_never(effect)
+
+    def _lane_to(self, actor: str, incarnation: int) -> Lane | None:
+        lane = self._lanes.get(actor)
+        return lane if lane is not None and lane.peer is not None and lane.peer.incarnation == incarnation else None
+
+    def _ping(self, effect: SendPing) -> None:
+        """One whose lane has just closed is not asked: it ends, or comes back by itself."""
+        lane, alive = self._lane_to(effect.actor, effect.incarnation), Ponged(**msgspec.structs.asdict(effect))
+        if lane is None:
+            self.loop.call_soon(self._step, alive)
+            return
+
+        def on_reply(reply: m.AnyMessage | LaneError) -> None:
+            if isinstance(reply, m.Pong):
+                self._step(alive)
+
+        lane.call(m.Ping(), on_reply=on_reply, timeout_s=PING_S)
+
+    def _beat(self, effect: Beat) -> None:
+        if effect.voter is None or self._detours is None:
+            self._following.beat(effect)
+        else:
+            on_reply = partial(self._following.on_beaten, effect.attempt)
+            self._detours.call(effect.voter, effect.message, on_reply)
 
     def _start_actor(self, effect: Start) -> None:
         spec = ActorSpec(
@@ -186,8 +258,9 @@ class NodeShell(Shell):
             epoch=effect.epoch,
             configs=effect.configs,
             group=effect.group,
+            slice=effect.slice,
         )
-        log.info("starting %s epoch=%d incarnation=%d", effect.actor, effect.epoch, effect.incarnation)
+        log.info("starting %s epoch=%s incarnation=%d", effect.actor, effect.epoch, effect.incarnation)
         self.tell_supervisor(
             m.StartActor(
                 actor=effect.actor,
@@ -202,6 +275,7 @@ class NodeShell(Shell):
         host, port = parse_address(addresses[0], 0) if addresses else (self.config.listeners.bind[0], 0)
         if self.config.listeners.advertise:
             host, port = parse_address(self.config.listeners.advertise, port)
+        cluster_host, cluster_port = self.config.cluster_address()
         return m.RegisterNode(
             node=self.spec.node,
             incarnation=self._incarnation,
@@ -210,6 +284,11 @@ class NodeShell(Shell):
             port=port or self.config.listeners.port,
             rack=self.config.node.rack,
             admin=self.admin.addresses[0],
+            clean=self._clean,
+            cluster_host=cluster_host,
+            cluster_port=cluster_port,
+            boot_id=self._boot_id,
+            features=SUPPORTED,
         )
 
     # The actors of this host
@@ -243,12 +322,30 @@ class NodeShell(Shell):
                 self._step(Bound(actor=peer.actor, addresses=message.addresses))
             case m.EnsureCoordinator():
                 self._step(Wanted(actor=peer.actor, wish=message))
+            case m.AlterPartition():
+                self._alter(lane, request, message)
+            case m.Suspect():
+                self._step(Suspected(actor=message.actor, incarnation=message.incarnation))
+            case m.Drain():
+                number = next(self._drains)
+                self._draining[number] = (lane, request)
+                log.info("draining")
+                self._step(DrainAsked(request=number, timeout_s=message.timeout_ms / 1000))
             case m.AwaitReady():
                 self._awaiting.append((lane, request))
                 self._answer_ready()
             case _:
                 refusal = f"node does not answer {type(message).__name__}"
                 lane.reply(request, m.Refused(code=InvalidRequestError.code, reason=refusal))
+
+    def _alter(self, lane: Lane, request: int, message: m.AlterPartition) -> None:
+        """A leader proposes: its Node says for which registration."""
+        epoch = self.machine.broker_epoch
+        if epoch is None:
+            lane.reply(request, m.Refused(code=NOT_CONTROLLER, reason="this node is not registered"))
+        else:
+            proposal = msgspec.structs.replace(message, node=self.spec.node, broker_epoch=epoch)
+            self._following.relay(lane, request, proposal)
 
     def _on_closed(self, lane: Lane, reason: str) -> None:
         peer = lane.peer
@@ -268,7 +365,7 @@ class NodeShell(Shell):
         entries = list(self.machine.fixed.values())
         entries += (
             m.ActorEntry(
-                actor=one.actor, kind="partition", incarnation=one.incarnation, pid=one.pid, restarts=one.restarts
+                actor=one.actor, kind=one.kind, incarnation=one.incarnation, pid=one.pid, restarts=one.restarts
             )
             for one in self.machine.processes.values()
         )
@@ -288,6 +385,7 @@ class NodeShell(Shell):
     async def _remove(self, effect: RemoveDirectory) -> None:
         """The name is free once the directory is renamed; its bytes may take their time."""
         aside: Path | None = None
+        failed = False
         try:
             aside = await self.loop.run_in_executor(
                 self._worker,
@@ -296,11 +394,17 @@ class NodeShell(Shell):
                 effect.topic,
                 effect.topic_id,
                 effect.partition,
+                directories.FAILED if effect.keep else DELETED,
             )
         except OSError as error:
+            failed = True
             log.error("%s-%d: cannot be put aside: %s", effect.topic, effect.partition, error)
-        self._step(DirectoryRemoved(topic_id=effect.topic_id, partition=effect.partition))
-        if aside is not None:
+        self._step(DirectoryRemoved(topic_id=effect.topic_id, partition=effect.partition, failed=failed))
+        if aside is not None and effect.keep:
+            log.error(
+                "%s-%d: its log failed, and is begun afresh; set aside as %s", effect.topic, effect.partition, aside
+            )
+        elif aside is not None:
             await self.loop.run_in_executor(self._worker, directories.remove, aside)
 
     async def _sweep(self) -> None:

@@ -89,6 +89,12 @@ class Companions:
         """How many are on their way up."""
         return sum(1 for one in self.all.values() if one.process and one.process.state in ("asked", "starting"))
 
+    def pingable(self) -> Iterable[tuple[str, int]]:
+        """Who runs, and can be asked for a sign of life."""
+        for one in self.all.values():
+            if one.process is not None and one.process.state == "running" and one.process.connected:
+                yield one.actor, one.process.incarnation
+
     # Who is wanted
 
     def want(self, asker: str, wish: m.EnsureCoordinator, now: float) -> None:

@@ -1,7 +1,8 @@
 """The directories of partitions that are gone: put aside by a rename, deleted at leisure. Blocking: not for the loop.
 
 A directory is touched only if its ``partition.metadata`` names the topic that is meant: a new topic of the same name
-uses the same directory name. What is deleted is first ``<topic id>-<partition>.deleted``.
+uses the same directory name. What is deleted is first ``<topic id>-<partition>.deleted``; what cannot be used any more
+and may be of use to a person is ``<topic id>-<partition>.failed``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from logeion.wire.errors import MalformedError
 
 log = logging.getLogger(__name__)
 
-STRAY = ".stray"
+STRAY, FAILED = ".stray", ".failed"
 _PARTITION = re.compile(r"([a-zA-Z0-9._-]{1,249})-(\d{1,9})", re.ASCII)
 _OURS = frozenset(("__cluster_metadata-0",))
 
@@ -33,12 +34,12 @@ class Found(NamedTuple):
     partition: int
 
 
-def put_aside(data_dir: Path, topic: str, topic_id: str, partition: int) -> Path | None:
-    """Rename a deleted partition's directory; None if there is none of that topic. Raises ``OSError``."""
+def put_aside(data_dir: Path, topic: str, topic_id: str, partition: int, suffix: str = DELETED) -> Path | None:
+    """Rename a partition's directory; None if there is none of that topic. Raises ``OSError``."""
     path = data_dir / f"{topic}-{partition}"
     if not path.is_dir() or _topic_id(path) not in (topic_id, None):
         return None
-    aside = data_dir / f"{topic_id}-{partition}{DELETED}"
+    aside = data_dir / f"{topic_id}-{partition}{suffix}"
     if aside.exists():
         remove(aside)
     path.rename(aside)

@@ -46,10 +46,58 @@ class GatewayGone(Event, frozen=True, kw_only=True):
 
 
 class DirectoryRemoved(Event, frozen=True, kw_only=True):
-    """A deleted topic's partition is out of the way, so that a new topic of that name can have its directory."""
+    """A partition is out of the way, so that another of that name can have its directory (unless it ``failed``)."""
 
     topic_id: str
     partition: int
+    failed: bool = False
+
+
+class DownFailed(Event, frozen=True, kw_only=True):
+    """``ReplicasDown`` was refused with ``code``, or (code 0) nobody answered."""
+
+    code: int
+    reason: str
+
+
+class Stale(Event, frozen=True, kw_only=True):
+    """Somebody was refused because this node's broker epoch is not the newest."""
+
+
+class BeatAnswered(Event, frozen=True, kw_only=True):
+    """A heartbeat's answer."""
+
+    attempt: int
+    fenced: bool
+    may_stop: bool = False
+
+
+class BeatFailed(Event, frozen=True, kw_only=True):
+    """A heartbeat was refused with ``code``, or (code 0) its lane is closed or was never there."""
+
+    attempt: int
+    code: int
+
+
+class Suspected(Event, frozen=True, kw_only=True):
+    """Somebody waits in vain for this actor of the host."""
+
+    actor: str
+    incarnation: int
+
+
+class Ponged(Event, frozen=True, kw_only=True):
+    """An actor has answered its ping."""
+
+    actor: str
+    incarnation: int
+
+
+class DrainAsked(Event, frozen=True, kw_only=True):
+    """The host is about to be stopped; ``request`` names who waits for ``Drained``."""
+
+    request: int
+    timeout_s: float
 
 
 class Wanted(Event, frozen=True, kw_only=True):
@@ -67,6 +115,7 @@ AnyEvent = (
     m.Committed
     | m.NodeRegistered
     | m.EpochsGranted
+    | m.Recorded
     | m.ActorsListed
     | m.ActorStarted
     | m.ActorExited
@@ -76,6 +125,13 @@ AnyEvent = (
     | Bound
     | GatewayGone
     | DirectoryRemoved
+    | DownFailed
+    | Stale
+    | BeatAnswered
+    | BeatFailed
+    | Suspected
+    | Ponged
+    | DrainAsked
     | Wanted
     | Elapsed
 )
@@ -86,18 +142,20 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Start(Effect, frozen=True, kw_only=True):
-    """Have the Supervisor start this partition's leader, once, for this epoch; or a Coordinator or group index beside
-    the leader of that epoch (``kind`` coordinator; ``group`` None is the index)."""
+    """Have the Supervisor start this partition's leader, once, for this epoch; or its follower (``kind`` replica, no
+    epoch); or a Coordinator or group index beside the leader of that epoch (``kind`` coordinator; ``group`` None is
+    the index)."""
 
     actor: str
     incarnation: int
     topic: str
     topic_id: str
     partition: int
-    epoch: int
+    epoch: int | None
     configs: dict[str, str]
     kind: str = "partition"
     group: str | None = None
+    slice: m.Slice | None = None
 
 
 class Stop(Effect, frozen=True, kw_only=True):
@@ -113,9 +171,9 @@ class List(Effect, frozen=True, kw_only=True):
 
 
 class Ask(Effect, frozen=True, kw_only=True):
-    """Send this to the Controller; its answer, or ``GrantFailed``, comes back as an event."""
+    """Send this to the Controller; its answer, or ``GrantFailed`` or ``DownFailed``, comes back as an event."""
 
-    message: m.GrantEpochs
+    message: m.GrantEpochs | m.ReplicasDown
 
 
 class Register(Effect, frozen=True, kw_only=True):
@@ -136,20 +194,43 @@ class ToGateways(Effect, frozen=True, kw_only=True):
     actor: str | None = None
 
 
-class Configure(Effect, frozen=True, kw_only=True):
-    """Tell an actor its topic's effective configuration."""
+class Tell(Effect, frozen=True, kw_only=True):
+    """Tell an actor its topic's effective configuration, or what is committed of its partition."""
 
     actor: str
     incarnation: int
-    configs: dict[str, str]
+    message: m.Configure | m.Slice
+
+
+class SendPing(Effect, frozen=True, kw_only=True):
+    """Ask this actor for a sign of life: ``Ponged``."""
+
+    actor: str
+    incarnation: int
+
+
+class Beat(Effect, frozen=True, kw_only=True):
+    """Send this heartbeat to the Controller of this host, or (``voter``) to that of another node."""
+
+    attempt: int
+    message: m.Heartbeat
+    voter: int | None = None
+
+
+class Drained(Effect, frozen=True, kw_only=True):
+    """Tell who asked for it that the host may be stopped now."""
+
+    request: int
 
 
 class RemoveDirectory(Effect, frozen=True, kw_only=True):
-    """Rename the partition's directory out of the way (then say ``DirectoryRemoved``) and delete it at leisure."""
+    """Rename the partition's directory out of the way (then say ``DirectoryRemoved``) and delete it at leisure, or
+    (``keep``) leave it there for a person."""
 
     topic: str
     topic_id: str
     partition: int
+    keep: bool = False
 
 
-AnyEffect = Start | Stop | List | Ask | Register | ToGateways | Configure | RemoveDirectory
+AnyEffect = Start | Stop | List | Ask | Register | ToGateways | Tell | SendPing | Beat | Drained | RemoveDirectory

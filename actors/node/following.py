@@ -1,16 +1,17 @@
-"""Node's lane to the Controller: the metadata log, this node's registration, and requests for epochs."""
+"""Node's lane to the Controller: the metadata log, this node's registration and heartbeats, and what its actors ask."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from .. import messages as m
-from ..lanes import Lane, LaneError, RefusedError, dial, socket_path
+from ..lanes import Lane, LaneClosed, LaneError, LaneTimeout, OnReply, RefusedError, dial, socket_path
 from ..stream import Frame
-from .events import AnyEvent, GrantFailed
+from .events import AnyEvent, Beat, BeatAnswered, BeatFailed, DownFailed, GrantFailed, Stale
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +20,12 @@ FIRST_RETRY_S, LAST_RETRY_S = 0.01, 1.0
 SUBSCRIBE_S = 30.0
 REQUEST_S = 10.0
 REGISTER_AGAIN_S = 1.0
+# A heartbeat that is older has been followed by others.
+BEAT_S = 2.0
+# What the partitions of this host propose: how long one may take, and how many may be under way.
+RELAY_S = 8.0
+RELAYS_MAX = 10_000
+NOT_CONTROLLER, STALE_BROKER_EPOCH = 41, 77
 
 
 class Following:
@@ -39,6 +46,7 @@ class Following:
         self._applied = applied
         self._registration = registration
         self._lane: Lane | None = None
+        self._relays = 0
         self._gone = asyncio.Event()
         self._task = loop.create_task(self._keep())
 
@@ -95,17 +103,64 @@ class Following:
             log.warning("the controller did not register this node: %s", reply)
             self._loop.call_later(REGISTER_AGAIN_S, self.register)
 
-    def ask(self, message: m.GrantEpochs) -> None:
-        """Ask for leader epochs; the answer or ``GrantFailed`` becomes an event, never before this returns."""
+    def ask(self, message: m.GrantEpochs | m.ReplicasDown) -> None:
+        """Ask; the answer, or that there is none, becomes an event, never before this returns."""
+        on_reply = self._on_granted if isinstance(message, m.GrantEpochs) else self._on_recorded
+        self.call(message, on_reply, REQUEST_S)
+
+    def call(self, message: m.Message, on_reply: OnReply, timeout_s: float) -> None:
+        """Ask this host's Controller; without a lane the answer is an error."""
         if self._lane is None:
-            self._loop.call_soon(self._step, GrantFailed(code=0, reason="there is no lane to the controller"))
+            self._loop.call_soon(on_reply, LaneClosed("there is no lane to the controller"))
         else:
-            self._lane.call(message, on_reply=self._on_granted, timeout_s=REQUEST_S)
+            self._lane.call(message, on_reply=on_reply, timeout_s=timeout_s)
 
     def _on_granted(self, reply: m.AnyMessage | LaneError) -> None:
         if isinstance(reply, m.EpochsGranted):
             self._step(reply)
         else:
-            code = reply.code if isinstance(reply, RefusedError) else 0
             log.warning("no leader epochs granted: %s", reply)
-            self._step(GrantFailed(code=code, reason=str(reply)))
+            self._step(GrantFailed(code=_code(reply), reason=str(reply)))
+
+    def _on_recorded(self, reply: m.AnyMessage | LaneError) -> None:
+        if isinstance(reply, m.Recorded):
+            self._step(reply)
+        else:
+            log.warning("the controller was not told of replicas that are down: %s", reply)
+            self._step(DownFailed(code=_code(reply), reason=str(reply)))
+
+    def on_beaten(self, attempt: int, reply: m.AnyMessage | LaneError) -> None:
+        """What became of a heartbeat, whichever way it went."""
+        if isinstance(reply, m.HeartbeatAnswered):
+            self._step(BeatAnswered(attempt=attempt, fenced=reply.fenced, may_stop=reply.may_stop))
+        elif not isinstance(reply, LaneTimeout):
+            self._step(BeatFailed(attempt=attempt, code=_code(reply)))
+
+    def beat(self, effect: Beat) -> None:
+        """Send a heartbeat by this host's Controller."""
+        self.call(effect.message, partial(self.on_beaten, effect.attempt), BEAT_S)
+
+    def relay(self, lane: Lane, request: int, message: m.AlterPartition) -> None:
+        """Pass a partition's proposal on, and the answer back."""
+        if self._relays >= RELAYS_MAX:
+            lane.reply(request, m.Refused(code=NOT_CONTROLLER, reason=f"{RELAYS_MAX} proposals are under way"))
+            return
+        self._relays += 1
+        self.call(message, partial(self._on_relayed, lane, request), RELAY_S)
+
+    def _on_relayed(self, lane: Lane, request: int, reply: m.AnyMessage | LaneError) -> None:
+        self._relays -= 1
+        if isinstance(reply, m.PartitionAltered):
+            lane.reply(request, reply)
+            return
+        if _code(reply) == STALE_BROKER_EPOCH:
+            self._step(Stale())
+        if isinstance(reply, RefusedError):
+            lane.reply(request, m.Refused(code=reply.code, reason=reply.reason, leader_epoch=reply.leader_epoch))
+        else:
+            lane.reply(request, m.Refused(code=NOT_CONTROLLER, reason=f"no controller answers: {reply}"))
+
+
+def _code(reply: m.AnyMessage | LaneError) -> int:
+    """Kafka's code of a refusal; 0 if nobody answered."""
+    return reply.code if isinstance(reply, RefusedError) else 0

@@ -1,10 +1,13 @@
-"""One partition that this node should lead, the process that an actor id names, and how long a failing one waits."""
+"""One partition that this node should hold, the process that an actor id names, and how long a failing one waits."""
 
 from __future__ import annotations
 
 import msgspec
 
 from .. import messages as m
+
+# The kinds of actor that hold a partition's directory, one at a time.
+LEADER, FOLLOWER = "partition", "replica"
 
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 5.0
@@ -21,7 +24,8 @@ class Process(msgspec.Struct, kw_only=True):
     """What holds an actor id on this host, whoever started it.
 
     ``state``: ``asked`` (StartActor is out), ``starting`` (the process is there), ``running``, ``stopping``.
-    ``epoch`` is None for a process found by a fresh Node that has not said hello yet.
+    ``topic_id`` is None for a process found by a fresh Node that has not said hello yet; a Replica has no ``epoch``.
+    ``slice`` is what it was told last of its partition.
     """
 
     actor: str
@@ -39,14 +43,27 @@ class Process(msgspec.Struct, kw_only=True):
     # When something must have happened: started, said hello, or died.
     deadline: float | None = None
     configs: dict[str, str] | None = None
+    slice: m.Slice | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.actor.partition("/")[0]
+
+    @property
+    def directory(self) -> str:
+        """The directory that its actor's id names."""
+        return self.actor.partition("/")[2]
 
     def greeted(self, hello: m.Hello) -> bool:
         """It has connected (again): whether it is this incarnation, and not on its way out."""
         if self.incarnation != hello.incarnation:
             return False
+        if self.connected:
+            # What it was told since may have been lost with its former lane.
+            self.configs = self.slice = None
         self.connected = True
         self.pid = self.pid or hello.pid
-        if self.epoch is None:
+        if self.topic_id is None:
             self.topic_id, self.partition, self.epoch = hello.topic_id, hello.partition, hello.epoch
         if self.state == "stopping":
             return False
@@ -104,15 +121,26 @@ class Backoff(msgspec.Struct, kw_only=True):
 
 
 class Local(Backoff, kw_only=True):
-    """One partition this node should lead, or whose directory it still has to remove (``wanted`` False)."""
+    """One partition this node should hold, or whose directory it still has to remove (``role`` None).
+
+    ``role`` is the kind of actor that the metadata log wants here.
+    """
 
     topic: str
     topic_id: str
     partition: int
-    wanted: bool = True
+    role: str | None = None
     # A leader epoch that was committed while this Node lives and that no start has used: good for one start.
     unused_epoch: int = -1
     removing: bool = False
+    # Its log cannot be used any more; others have it, so it is begun afresh once nobody counts on it.
+    lost: bool = False
+    # Not before this is its directory set aside again.
+    aside_at: float = 0.0
+
+    @property
+    def wanted(self) -> bool:
+        return self.role is not None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -125,8 +153,13 @@ class Local(Backoff, kw_only=True):
 
     @property
     def actor(self) -> str:
-        """Its actor's id, stable over restarts."""
-        return f"partition/{self.directory}"
+        """The id of the actor that should run, stable over restarts."""
+        return f"{self.role or LEADER}/{self.directory}"
+
+    def begin_afresh(self) -> None:
+        """Its directory is out of the way: what it failed of is past."""
+        self.lost = False
+        self.note_running()
 
     def stopped(self, epoch: int) -> m.PartitionStopped:
         """What gateways are told while nobody leads here; with a cause once it is offline."""

@@ -5,52 +5,53 @@ everything turns on: a leader epoch is used by one start. Records that a dead pr
 must never share an epoch, or two contents could have one (epoch, offset) and no epoch check would see it. So an epoch
 is used only if it was committed while this Node lives (its predecessor could not have used it) and no start of ours
 has used it; any other start first asks the controller for a new one, all that wait together in one request.
+
+A partition's directory is held by one process: its Partition where this node leads, its Replica where it follows. From
+one to the other goes the way over the first one's exit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import assert_never
 
 from .. import messages as m
 from ..metadata import ConfigChanged, MetadataImage, MetadataRecord, PartitionChanged, TopicDeleted
+from .adoption import MANAGED, Processes
+from .beats import Beats
 from .companions import KIND as COMPANION
 from .companions import Companions, is_companion
 from .events import (
     AnyEffect,
     AnyEvent,
-    Ask,
+    BeatAnswered,
+    BeatFailed,
     Bound,
-    Configure,
     DirectoryRemoved,
+    DownFailed,
+    DrainAsked,
     Elapsed,
     GatewayGone,
     GrantFailed,
     Greeted,
-    List,
+    Ponged,
     Register,
     RemoveDirectory,
     Reported,
-    Start,
-    Stop,
+    Stale,
+    Suspected,
     ToGateways,
     Wanted,
 )
-from .grants import Grants
-from .local import Local, Process
+from .local import FOLLOWER, LEADER, OFFLINE_RETRY_S, Local, Process
+from .pings import Pings
+from .starting import REFUSED_AGAIN_S, Starts
+from .telling import Telling
 
 Key = tuple[str, int]
 
-MANAGED = frozenset(("partition",))
-# How long a process may take to die before SIGKILL, and before SIGKILL is sent again.
-STOP_GRACE_S = 0.2
-KILL_AGAIN_S = 5.0
-# How long the Supervisor may take to fork, and a process found by a fresh Node to say hello.
-FORK_S = 10.0
-HELLO_S = 3.0
-# A grant that changed nothing or failed is asked for again after this.
-GRANT_AGAIN_S = 0.2
-REFUSED_AGAIN_S = 1.0
+# Kafka's error codes, and the exit code by which an actor says the first of them.
+STORAGE_ERROR, EXIT_STORAGE = 56, 74
 STALE_BROKER_EPOCH = 77
 
 
@@ -65,113 +66,142 @@ class NodeMachine:
         first_incarnation: int,
         image: MetadataImage,
         coordinators_max: int = 1_000,
+        heartbeat_s: float = 0.1,
+        voters: Sequence[int] = (),
     ) -> None:
         self.node = node
-        self.starts_max = starts_max
         self.image = image
         self.applied = 0
         self.broker_epoch: int | None = None
         self.locals: dict[Key, Local] = {}
-        self.processes: dict[str, Process] = {}
         self.fixed: dict[str, m.ActorEntry] = {}
         self.gateways: dict[str, list[str]] = {}
-        self.listed = False
         self._next_incarnation = first_incarnation
         # Records from this offset on were committed while this Node lives.
         self._fresh_from: int | None = None
         self.caught_up = False
-        self._grants = Grants()
-        self._queue: dict[Key, None] = {}
         # Whose a directory's name is, until it is removed.
         self._directories: dict[str, Key] = {}
-        self._by_actor: dict[str, list[Key]] = {}
+        self._by_directory: dict[str, list[Key]] = {}
         # Gateways that were told to end: the host is being stopped, and nothing more is started.
         self._leaving: set[str] = set()
-        # What actors said before the Supervisor had said who runs.
-        self._early: dict[tuple[str, type], Greeted | Reported] = {}
-        self.companions = Companions(self, coordinators_max)
+        # The fixed actors that run, by their incarnations.
+        self._running: dict[str, int] = {}
         self._effects: list[AnyEffect] = []
+        self.actors = Processes(self)
+        self.telling = Telling(self)
+        self.starts = Starts(self, starts_max)
+        self.companions = Companions(self, coordinators_max)
+        self.beats = Beats(node, heartbeat_s, voters, self.emit)
+        self.pings = Pings(self._pingable, self.emit)
 
     def step(self, event: AnyEvent, now: float) -> list[AnyEffect]:
         """What to do about this event; ``now`` is a monotonic clock in seconds."""
         self._effects = []
         match event:
+            case Ponged():
+                self.pings.ponged(event.actor, event.incarnation)
+                return self._effects
+            case BeatAnswered():
+                self.beats.answered(event.attempt, event.fenced, event.may_stop, now)
+                return self._effects
             case m.Committed():
                 self._follow(event, now)
             case m.NodeRegistered():
-                self.broker_epoch = event.broker_epoch
-                if self._fresh_from is None:
-                    self._fresh_from = event.committed
-                self._catch_up(now)
+                self._registered(event, now)
             case m.EpochsGranted():
-                self._grants.answered(event.committed)
-            case GrantFailed():
-                self._grant_failed(event, now)
-            case m.ActorsListed():
-                self._found(event.actors, now)
-            case m.ActorStarted():
-                if is_companion(event.actor):
-                    self.companions.started(event, now)
-                else:
-                    self._started(event, now)
-            case m.ActorExited():
-                if is_companion(event.actor):
-                    self.companions.exited(event, now)
-                else:
-                    self._exited(event, now)
+                self.starts.granted(event.committed)
+            case m.Recorded():
+                self.starts.recorded(event.committed)
+            case GrantFailed() | DownFailed() | BeatFailed() | Stale():
+                self._refused(event, now)
+            case m.ActorsListed() | m.ActorStarted() | m.ActorExited():
+                self._supervisor(event, now)
             case Greeted():
-                if event.hello.kind == "gateway":
-                    self._greeted_gateway(event.hello.actor)
-                    self.companions.greeted_gateway(event.hello.actor)
-                elif event.hello.kind == COMPANION:
-                    self.companions.greeted(event, now)
-                elif event.hello.kind in MANAGED:
-                    self._greeted(event, now)
+                self._greeted(event, now)
             case Reported():
-                if is_companion(event.actor):
-                    self.companions.reported(event, now)
-                elif event.actor not in self.gateways:
-                    self._reported(event, now)
-                elif event.change.state == "stopping":
-                    self._leaving.add(event.actor)
+                self._reported(event, now)
             case Bound():
                 self.gateways[event.actor] = event.addresses
-                self._effects.append(Register())
+                self.emit(Register())
             case GatewayGone():
                 self.gateways.pop(event.actor, None)
+                self._running.pop(event.actor, None)
             case DirectoryRemoved():
-                self._drop((event.topic_id, event.partition))
+                self._removed(event, now)
             case Wanted():
                 self.companions.want(event.actor, event.wish, now)
+            case Suspected():
+                if (event.actor, event.incarnation) in self._pingable():
+                    self.pings.suspect(event.actor, event.incarnation, now)
+            case DrainAsked():
+                self.beats.drain(event.request, event.timeout_s, now)
             case Elapsed():
                 self._elapsed(now)
-                self.companions.elapsed(now)
             case _:
                 assert_never(event)
-        for key in self._grants.settled(self.applied):
-            self._grant_again(key, now)
-        self._pump(now)
+        self._finish(now)
         return self._effects
+
+    def _finish(self, now: float) -> None:
+        """What several events may have made due."""
+        for key in self.starts.settle(self.applied, now):
+            self._reconcile(key, now)
+        if self.draining and not self._others():
+            self.beats.drained()
+        if not self.leaving:
+            room = self.starts.pump(now)
+            self.companions.pump(room - self.companions.starting, now)
 
     @property
     def deadline(self) -> float | None:
         """When ``Elapsed`` should come; None for never."""
         moments = [one.retry_at for one in self.locals.values() if one.retry_at is not None]
-        moments += [one.deadline for one in self.processes.values() if one.deadline is not None]
-        return min(moments + list(self.companions.deadlines), default=None)
+        moments += self.actors.deadlines
+        moments += self.companions.deadlines
+        moments += self.beats.deadlines
+        moments += self.pings.deadlines
+        if self.starts.deadline is not None:
+            moments.append(self.starts.deadline)
+        return min(moments, default=None)
 
-    # What its companions see of it
+    # What its parts see of it
+
+    @property
+    def processes(self) -> dict[str, Process]:
+        """The Partitions and Replicas of this host."""
+        return self.actors.all
+
+    @property
+    def listed(self) -> bool:
+        """Whether the Supervisor has said who runs."""
+        return self.actors.listed
 
     @property
     def settled(self) -> bool:
         """Whether it is known what should run here and what does."""
         return self.caught_up and self.listed
 
+    @property
+    def leaving(self) -> bool:
+        """Whether the host stops: nothing is started any more."""
+        return bool(self._leaving)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the host is about to be stopped."""
+        return self.beats.stopping
+
+    def owns_directory(self, local: Local) -> bool:
+        """Whether the directory's name is this one's, or free (then it is from now on)."""
+        return self._directories.setdefault(local.directory, local.key) == local.key
+
     def serving_epoch(self, key: Key) -> int | None:
         """The epoch in which this host's leader of the partition serves now."""
         local = self.locals.get(key)
-        process = self.processes.get(local.actor) if local is not None else None
-        return process.epoch if local is not None and process is not None and self._serving(local) else None
+        if local is None or local.role != LEADER or not self._serving(local):
+            return None
+        return self.processes[local.actor].epoch
 
     def new_incarnation(self) -> int:
         """One that no actor of this host has ever had."""
@@ -197,92 +227,124 @@ class NodeMachine:
             yield "not registered with the controller"
         elif not self.caught_up:
             yield "the metadata log is not read to its end"
+        elif self.beats.fenced is not False:
+            yield "the controller has not let this node in yet"
         if not self.listed:
             yield "the supervisor has not said who runs"
         if not any(self.gateways.values()):
             yield "no gateway listens"
         for local in self.locals.values():
-            if local.wanted and not local.offline and not self._serving(local):
-                yield f"{local.directory} is not running"
+            if self.due(local) and not local.offline and not local.lost and not self._serving(local):
+                yield f"{local.actor} is not running"
+
+    def due(self, local: Local) -> bool:
+        """Whether something should run for it now; what nobody leads has nothing to follow."""
+        state = self.image.partition(*local.key)
+        return local.role is not None and state is not None and (local.role == LEADER or state.leader >= 0)
 
     def _serving(self, local: Local) -> bool:
         process = self.processes.get(local.actor)
+        return process is not None and process.state == "running" and self.right(process, local)
+
+    def right(self, process: Process, local: Local) -> bool:
+        """Whether this is what the metadata log wants for the partition."""
         state = self.image.partition(*local.key)
-        return (
-            process is not None
-            and state is not None
-            and process.state == "running"
-            and process.topic_id == local.topic_id
-            and process.epoch == state.leader_epoch
-        )
+        if state is None or process.topic_id != local.topic_id or process.kind != local.role:
+            return False
+        return process.kind == FOLLOWER or process.epoch == state.leader_epoch
+
+    def _role(self, state: PartitionChanged | None) -> str | None:
+        if state is None:
+            return None
+        if state.leader == self.node:
+            return LEADER
+        return FOLLOWER if self.node in state.replicas else None
+
+    def _others(self) -> bool:
+        """Whether there is another node that could lead."""
+        return any(self.image.eligible(node) for node in self.image.brokers if node != self.node)
 
     # The metadata log
 
     def _follow(self, event: m.Committed, now: float) -> None:
+        touched: dict[Key, None] = {}
         if event.snapshot:
-            self._restore(event, now)
+            touched = self._restore(event)
         else:
             assert event.offset <= self.applied, f"records {self.applied} to {event.offset} are missing"
             for at, record in enumerate(event.records, event.offset):
                 if at >= self.applied:
-                    self._apply(at, record, now)
+                    self._apply(at, record, touched)
         self.applied = max(self.applied, event.next_offset)
+        for key in touched:
+            local = self.locals.get(key)
+            if local is not None:
+                local.role = self._role(self.image.partition(*key))
+                self._reconcile(key, now)
         self._catch_up(now)
+        self.telling.slices()
 
     def _catch_up(self, now: float) -> None:
         """From the moment on when all that a predecessor can have known is applied, this Node acts."""
         if self.caught_up or self._fresh_from is None or self.applied < self._fresh_from:
             return
         self.caught_up = True
+        self.beats.hurry(now)
+        self.pings.begin(now)
+        self._reconcile_all(now)
+
+    def _reconcile_all(self, now: float) -> None:
         for key in list(self.locals):
             self._reconcile(key, now)
         for process in list(self.processes.values()):
             self._stop_orphan(process, now)
 
-    def _restore(self, event: m.Committed, now: float) -> None:
+    def _restore(self, event: m.Committed) -> dict[Key, None]:
         """A snapshot: none of its epochs is known to be fresh."""
         self.image = self.image.restored(event.records)
+        self.telling.note_everything()
         for topic in self.image.topics.values():
             for partition, state in topic.partitions.items():
-                if state.leader == self.node:
+                if self._role(state) is not None:
                     self._want((topic.topic_id, partition))
-        for key in list(self.locals):
-            self._reconcile(key, now)
+        return dict.fromkeys(self.locals)
 
-    def _apply(self, offset: int, record: MetadataRecord, now: float) -> None:
+    def _apply(self, offset: int, record: MetadataRecord, touched: dict[Key, None]) -> None:
+        key = (record.topic_id, record.partition) if isinstance(record, PartitionChanged) else None
+        before = self.image.partition(*key) if key is not None else None
+        self.image.apply(record)
+        self.telling.note(record)
         match record:
             case PartitionChanged():
-                key = (record.topic_id, record.partition)
-                before = self.image.partition(*key)
-                self.image.apply(record)
-                if self.image.partition(*key) is None:
-                    return
-                if record.leader == self.node:
+                assert key is not None
+                state = self.image.partition(*key)
+                role = self._role(state)
+                if role is not None:
                     local = self._want(key)
                     newer = before is None or record.leader_epoch > before.leader_epoch
-                    if newer and self._fresh_from is not None and offset >= self._fresh_from:
+                    if role == LEADER and newer and self._fresh_from is not None and offset >= self._fresh_from:
                         local.unused_epoch = record.leader_epoch
-                self._reconcile(key, now)
+                touched[key] = None
             case TopicDeleted():
-                self.image.apply(record)
-                for key in [key for key in self.locals if key[0] == record.topic_id]:
-                    self._reconcile(key, now)
+                touched.update((key, None) for key in self.locals if key[0] == record.topic_id)
             case ConfigChanged():
-                self.image.apply(record)
                 topic = self.image.topic(record.name) if record.resource == "topic" else None
-                if topic is not None:
-                    for partition in topic.partitions:
-                        self._configure(self.locals.get((topic.topic_id, partition)))
+                for partition in topic.partitions if topic is not None else ():
+                    self.telling.configure(self.locals.get((topic.topic_id, partition)) if topic is not None else None)
             case _:
-                self.image.apply(record)
+                pass
 
     def _want(self, key: Key) -> Local:
         local = self.locals.get(key)
         if local is None:
             topic = self.image.topic_by_id(key[0])
             assert topic is not None, "a partition's topic is created before it"
-            local = self.locals[key] = Local(topic=topic.name, topic_id=key[0], partition=key[1])
-            self._by_actor.setdefault(local.actor, []).append(key)
+            local = self._add(Local(topic=topic.name, topic_id=key[0], partition=key[1]))
+        return local
+
+    def _add(self, local: Local) -> Local:
+        self.locals[local.key] = local
+        self._by_directory.setdefault(local.directory, []).append(local.key)
         return local
 
     def _drop(self, key: Key) -> None:
@@ -290,122 +352,104 @@ class NodeMachine:
         local = self.locals.pop(key, None)
         if local is None:
             return
-        same = self._by_actor[local.actor]
-        same.remove(key)
-        if not same:
-            del self._by_actor[local.actor]
-        self._queue.pop(key, None)
-        self._grants.forget(key)
+        same_name = self._by_directory[local.directory]
+        same_name.remove(key)
+        if not same_name:
+            del self._by_directory[local.directory]
+        self.starts.forget(key)
         if self._directories.get(local.directory) == key:
             del self._directories[local.directory]
-        for other in same:
-            self._queue_or_wish(other)
+        for other in same_name:
+            self.starts.want(other)
 
     # The controller
 
-    def _grant_failed(self, event: GrantFailed, now: float) -> None:
-        """It may have been committed all the same: then the log brings the epochs, and they are ours to use."""
-        if event.code == STALE_BROKER_EPOCH:
-            self.broker_epoch = None
-            self._effects.append(Register())
-        for key in self._grants.failed():
-            self._grant_again(key, now, REFUSED_AGAIN_S if event.code else GRANT_AGAIN_S)
+    def _registered(self, event: m.NodeRegistered, now: float) -> None:
+        changed = event.broker_epoch != self.broker_epoch
+        if changed:
+            self.telling.note_everything()
+        self.broker_epoch = event.broker_epoch
+        if self._fresh_from is None:
+            self._fresh_from = event.committed
+        # A node is let in, and then leads, only once clients can reach it.
+        if any(self.gateways.values()) and (changed or self.beats.due is None):
+            self.beats.start(now)
+        self._catch_up(now)
+        self.telling.slices()
 
-    def _grant_again(self, key: Key, now: float, pause_s: float = GRANT_AGAIN_S) -> None:
-        """Its request is over; if that brought no epoch, the next one follows after a pause."""
-        local, state = self.locals.get(key), self.image.partition(*key)
-        if local is None or not local.wanted or state is None or local.actor in self.processes:
-            return
-        if local.unused_epoch == state.leader_epoch:
-            self._queue_or_wish(key)
-        else:
-            local.retry_at = max(local.retry_at or 0.0, now + pause_s)
+    def _refused(self, event: GrantFailed | DownFailed | BeatFailed | Stale, now: float) -> None:
+        """What was asked may have been committed all the same: then the log says so."""
+        if (isinstance(event, Stale) or event.code == STALE_BROKER_EPOCH) and self.broker_epoch is not None:
+            self.broker_epoch = None
+            self.beats.pause()
+            self.emit(Register())
+        match event:
+            case GrantFailed() | DownFailed():
+                for key in self.starts.refused(event, now):
+                    self._reconcile(key, now)
+            case BeatFailed():
+                self.beats.failed(event.attempt, event.code, now)
+            case _:
+                pass
 
     # The supervisor
 
-    def _found(self, entries: Iterable[m.ActorEntry], now: float) -> None:
-        """Who really runs. A fresh Node adopts them once they say hello; what it asked for long ago may be missing."""
-        alive: dict[str, m.ActorEntry] = {}
-        self.fixed = {}
-        companions: list[m.ActorEntry] = []
-        for entry in entries:
-            if entry.kind in MANAGED:
-                alive[entry.actor] = entry
-            elif entry.kind == COMPANION:
-                companions.append(entry)
-            else:
-                self.fixed[entry.actor] = entry
-        self.listed = True
-        for entry in alive.values():
-            known = self.processes.get(entry.actor)
-            if known is None:
-                self._stranger(entry.actor, entry.incarnation, entry.pid, entry.restarts, now)
-            elif known.incarnation == entry.incarnation:
-                known.pid, known.restarts = entry.pid, entry.restarts
-                if known.state == "asked":
-                    known.state, known.deadline = "starting", None
-        for process in list(self.processes.values()):
-            entry_of = alive.get(process.actor)
-            # A list may be older than the Supervisor's reading of our last requests.
-            expected = process.pid != 0 or process.overdue
-            if expected and (entry_of is None or entry_of.incarnation != process.incarnation):
-                self._exited(m.ActorExited(actor=process.actor, incarnation=process.incarnation), now)
-        early, self._early = self._early, {}
-        self.companions.found(companions, now)
-        for event in early.values():
-            if isinstance(event, Greeted):
-                self._greeted(event, now)
-            else:
-                self._reported(event, now)
-        for key in list(self.locals):
-            self._reconcile(key, now)
+    def _supervisor(self, event: m.ActorsListed | m.ActorStarted | m.ActorExited, now: float) -> None:
+        match event:
+            case m.ActorsListed():
+                kinds: dict[str, list[m.ActorEntry]] = {"": [], COMPANION: []}
+                self.fixed = {}
+                for entry in event.actors:
+                    if entry.kind in MANAGED:
+                        kinds[""].append(entry)
+                    elif entry.kind == COMPANION:
+                        kinds[COMPANION].append(entry)
+                    else:
+                        self.fixed[entry.actor] = entry
+                self.actors.found(kinds[""], now)
+                self.companions.found(kinds[COMPANION], now)
+                self._reconcile_all(now)
+            case m.ActorStarted():
+                (self.companions if is_companion(event.actor) else self.actors).started(event, now)
+            case m.ActorExited():
+                self.pings.gone(event.actor, event.incarnation)
+                if self._running.get(event.actor) == event.incarnation:
+                    del self._running[event.actor]
+                (self.companions if is_companion(event.actor) else self.actors).exited(event, now)
 
-    def _stranger(self, actor: str, incarnation: int, pid: int, restarts: int, now: float) -> None:
-        self.processes[actor] = Process(
-            actor=actor,
-            incarnation=incarnation,
-            state="starting",
-            pid=pid,
-            restarts=restarts,
-            deadline=now + HELLO_S,
-        )
-
-    def _started(self, event: m.ActorStarted, now: float) -> None:
-        process = self.processes.get(event.actor)
-        if process is None:
-            # A predecessor asked for it after it had been listed to us, or it is older than its own exit.
-            self._stranger(event.actor, event.incarnation, event.pid, event.restarts, now)
-        elif process.incarnation == event.incarnation:
-            process.pid, process.restarts = event.pid, event.restarts
-            if process.state == "asked":
-                process.state, process.deadline = "starting", None
-        else:
-            self._effects.append(Stop(actor=event.actor, incarnation=event.incarnation, force=True))
-
-    def _exited(self, event: m.ActorExited, now: float) -> None:
-        self._forget_early(event)
-        process = self.processes.get(event.actor)
-        if process is None or process.incarnation != event.incarnation:
-            return
-        del self.processes[event.actor]
+    def on_exited(self, process: Process, event: m.ActorExited, now: float) -> None:
+        """A Partition or Replica is gone: it was asked to, or by itself."""
         self._remove_unknown(process)
-        for key in list(self._by_actor.get(event.actor, ())):
+        for key in list(self._by_directory.get(process.directory, ())):
             local = self.locals[key]
-            if process.topic_id == local.topic_id and process.epoch is not None:
+            if process.topic_id == local.topic_id:
                 if process.state != "stopping":
-                    process.restarts = max(process.restarts, event.restarts)
-                    local.note_exit(process, now)
-                self._effects.append(ToGateways(message=local.stopped(process.epoch)))
+                    self._failed(local, process, event, now)
+                if process.kind == LEADER and process.epoch is not None:
+                    self.emit(ToGateways(message=local.stopped(process.epoch)))
             self._reconcile(key, now)
 
-    def _forget_early(self, event: m.ActorExited) -> None:
-        """What a process said before the Supervisor's list must not outlive it: it would be believed to run."""
-        greeted = self._early.get((event.actor, Greeted))
-        if isinstance(greeted, Greeted) and greeted.hello.incarnation == event.incarnation:
-            del self._early[event.actor, Greeted]
-        reported = self._early.get((event.actor, Reported))
-        if isinstance(reported, Reported) and reported.incarnation == event.incarnation:
-            del self._early[event.actor, Reported]
+    def _failed(self, local: Local, process: Process, event: m.ActorExited, now: float) -> None:
+        """It has ended by itself: who leads now, when it may start again, and with which directory."""
+        process.restarts = max(process.restarts, event.restarts)
+        local.note_exit(process, now)
+        if event.status == EXIT_STORAGE:
+            self._lose(local, STORAGE_ERROR, now)
+        if local.lost or local.retry_at is not None or not process.ran:
+            self.starts.report_down(local)
+
+    def _lose(self, local: Local, code: int, now: float) -> None:
+        """Starting it again is of no use. Where others have the data, its log is not trusted any more either."""
+        local.code = local.code or code
+        local.go_offline(now, code)
+        state = self.image.partition(*local.key)
+        local.lost = code == STORAGE_ERROR and state is not None and len(state.replicas) > 1
+
+    def on_late(self, process: Process, now: float) -> None:
+        """A leader that recovers for long, or a follower that will not make way for one: others have the data too."""
+        local = self._local_of(process)
+        if local is not None and local.role == LEADER:
+            self.starts.report_down(local)
 
     def _remove_unknown(self, process: Process) -> None:
         """A process that a predecessor had started late may have made a deleted topic's directory again.
@@ -417,53 +461,56 @@ class NodeMachine:
         key = (process.topic_id, process.partition)
         if key in self.locals or self.image.topic_by_id(process.topic_id) is not None:
             return
-        local = Local(
-            topic=process.actor.partition("/")[2].rpartition("-")[0],
-            topic_id=process.topic_id,
-            partition=process.partition,
-            wanted=False,
-            removing=True,
-        )
-        self.locals[key] = local
-        self._by_actor.setdefault(local.actor, []).append(key)
+        topic = process.directory.rpartition("-")[0]
+        local = self._add(Local(topic=topic, topic_id=process.topic_id, partition=process.partition))
         self._directories[local.directory] = key
-        self._effects.append(RemoveDirectory(topic=local.topic, topic_id=local.topic_id, partition=local.partition))
+        self._remove(local)
 
     # The actors
+
+    def _pingable(self) -> list[tuple[str, int]]:
+        """Who runs, and can be asked for a sign of life."""
+        found = list(self._running.items())
+        found += (
+            (one.actor, one.incarnation) for one in self.processes.values() if one.state == "running" and one.connected
+        )
+        found += self.companions.pingable()
+        return found
+
+    def _greeted(self, event: Greeted, now: float) -> None:
+        hello = event.hello
+        if hello.kind == "gateway":
+            self._greeted_gateway(hello.actor)
+            self.companions.greeted_gateway(hello.actor)
+        elif hello.kind == COMPANION:
+            self.companions.greeted(event, now)
+        elif hello.kind in MANAGED:
+            self.actors.greeted(event, now)
 
     def _greeted_gateway(self, gateway: str) -> None:
         """A gateway that is new is told who runs, and who is offline."""
         self.gateways.setdefault(gateway, [])
         self._leaving.discard(gateway)
         for local in self.locals.values():
-            process, state = self.processes.get(local.actor), self.image.partition(*local.key)
-            if state is None:
+            state = self.image.partition(*local.key)
+            if state is None or local.role != LEADER:
                 continue
-            if process is not None and self._serving(local):
+            if self._serving(local):
                 running = m.PartitionRunning(
                     topic_id=local.topic_id, partition=local.partition, epoch=state.leader_epoch
                 )
-                self._effects.append(ToGateways(message=running, actor=gateway))
+                self.emit(ToGateways(message=running, actor=gateway))
             elif local.offline:
-                self._effects.append(ToGateways(message=local.stopped(state.leader_epoch), actor=gateway))
+                self.emit(ToGateways(message=local.stopped(state.leader_epoch), actor=gateway))
 
-    def _greeted(self, event: Greeted, now: float) -> None:
-        hello = event.hello
-        if not self.listed:
-            self._early[hello.actor, Greeted] = event
-            return
-        process = self.processes.get(hello.actor)
-        if process is None:
-            # A predecessor had it started, and was told so.
-            self._stranger(hello.actor, hello.incarnation, hello.pid, 0, now)
-            process = self.processes[hello.actor]
-        if not process.greeted(hello):
-            return
+    def on_greeted(self, process: Process, now: float) -> None:
+        """A Partition or Replica has connected, and is not on its way out."""
         local = self._local_of(process)
         if local is not None:
             self._directories.setdefault(local.directory, local.key)
             self._reconcile(local.key, now)
-            self._configure(local)
+            self.telling.configure(local)
+            self.telling.slice(local)
         else:
             self._stop_orphan(process, now)
 
@@ -473,41 +520,38 @@ class NodeMachine:
         return self.locals.get((process.topic_id, process.partition))
 
     def _stop_orphan(self, process: Process, now: float) -> None:
-        """It leads something that does not exist any more, or not here."""
+        """It holds something that does not exist any more, or not here."""
         if self.caught_up and process.connected and process.state != "stopping" and self._local_of(process) is None:
-            self._stop(process, now, force=True)
+            self.actors.stop(process, now, force=True)
 
     def _reported(self, event: Reported, now: float) -> None:
-        if not self.listed:
-            self._early[event.actor, Reported] = event
-            return
-        process = self.processes.get(event.actor)
-        if process is None or process.incarnation != event.incarnation:
-            return
-        local, change = self._local_of(process), event.change
-        if change.state == "failed":
-            if local is not None:
-                local.cause = change.cause
-                if change.code:
-                    local.code = change.code
-                    local.go_offline(now, change.code)
-        elif change.state == "running" and process.state in ("asked", "starting", "running"):
-            process.state, process.ran = "running", True
-            if local is not None and local.wanted and process.epoch is not None:
-                local.note_running()
-                running = m.PartitionRunning(topic_id=local.topic_id, partition=local.partition, epoch=process.epoch)
-                self._effects.append(ToGateways(message=running))
-                self.companions.follow(local.key, now)
+        if is_companion(event.actor):
+            self.companions.reported(event, now)
+        elif event.actor.partition("/")[0] in MANAGED:
+            self.actors.reported(event, now)
+        elif event.change.state == "running":
+            self._running[event.actor] = event.incarnation
+        else:
+            self._running.pop(event.actor, None)
+            if event.actor in self.gateways and event.change.state == "stopping":
+                self._leaving.add(event.actor)
 
-    def _configure(self, local: Local | None) -> None:
-        """Tell the actor its topic's configuration, if it may have another and can be told."""
-        process = self.processes.get(local.actor) if local is not None and local.wanted else None
-        if local is None or process is None or not process.connected or process.topic_id != local.topic_id:
+    def on_reported(self, process: Process, change: m.StateChanged, now: float) -> None:
+        """A Partition or Replica says what it does."""
+        local = self._local_of(process)
+        if local is None:
             return
-        configs = self.image.topic_configs(local.topic)
-        if process.configs != configs:
-            process.configs = configs
-            self._effects.append(Configure(actor=process.actor, incarnation=process.incarnation, configs=configs))
+        if change.state == "failed":
+            local.cause = change.cause
+            if change.code:
+                self._lose(local, change.code, now)
+        elif process.state == "running" and process.kind == local.role:
+            local.note_running()
+            local.lost = False
+            if process.epoch is not None:
+                running = m.PartitionRunning(topic_id=local.topic_id, partition=local.partition, epoch=process.epoch)
+                self.emit(ToGateways(message=running))
+                self.companions.follow(local.key, now)
 
     # Reconciling
 
@@ -518,130 +562,72 @@ class NodeMachine:
 
     def _take_step(self, key: Key, now: float) -> None:
         local = self.locals.get(key)
-        if local is None:
+        if local is None or not self.settled:
             return
         state = self.image.partition(*key)
-        local.wanted = state is not None and state.leader == self.node
-        process = self.processes.get(local.actor)
-        if process is not None:
-            right = (
-                local.wanted
-                and state is not None
-                and process.topic_id == local.topic_id
-                and process.epoch == state.leader_epoch
-            )
-            mine = process.topic_id == local.topic_id
+        holders = self.actors.at(local.directory)
+        for process in holders:
             # One that has not said hello may be the right one; its deadline bounds the doubt.
-            if mine and not right and process.state != "stopping" and process.epoch is not None:
-                self._stop(process, now, force=state is None)
-                self._effects.append(ToGateways(message=local.stopped(process.epoch)))
+            mine = process.topic_id == local.topic_id
+            if mine and process.state != "stopping" and not self.right(process, local):
+                self.actors.stop(process, now, force=state is None or process.kind == FOLLOWER)
+                if process.epoch is not None:
+                    self.emit(ToGateways(message=local.stopped(process.epoch)))
+        if holders or local.removing:
             return
-        if local.wanted:
-            self._queue_or_wish(key)
-        elif not local.removing:
-            if state is None and self._directories.setdefault(local.directory, key) == key:
-                local.removing = True
-                self._effects.append(
-                    RemoveDirectory(topic=local.topic, topic_id=local.topic_id, partition=local.partition)
-                )
+        if local.role is None:
+            if self.owns_directory(local):
+                self._remove(local)
             else:
                 self._drop(key)
-
-    def _queue_or_wish(self, key: Key) -> None:
-        """A start, or an epoch to start with, is wanted, unless something else must come first."""
-        local, state = self.locals[key], self.image.partition(*key)
-        if (
-            not local.wanted
-            or state is None
-            or not self.caught_up
-            or not self.listed
-            or local.actor in self.processes
-            or local.retry_at is not None
-            or self._directories.setdefault(local.directory, key) != key
-        ):
-            return
-        if local.unused_epoch == state.leader_epoch:
-            self._queue[key] = None
+        elif local.role == FOLLOWER and local.lost:
+            self._set_aside(local, now)
         else:
-            self._grants.wish(key)
+            self.starts.want(key)
 
-    def _pump(self, now: float) -> None:
-        """Unless the host stops: ask for epochs, all that wait at once; start what has one, so many at a time."""
-        if self._leaving:
+    def _remove(self, local: Local, *, keep: bool = False) -> None:
+        local.removing = True
+        self.emit(RemoveDirectory(topic=local.topic, topic_id=local.topic_id, partition=local.partition, keep=keep))
+
+    def _set_aside(self, local: Local, now: float) -> None:
+        """A lost log is begun afresh once the committed metadata counts on it no more and others lead."""
+        state = self.image.partition(*local.key)
+        if state is None or self.node in state.isr or self.node in state.elr:
+            if local.retry_at is None:
+                local.retry_at = now + REFUSED_AGAIN_S
+                self.starts.report_down(local)
+        elif state.leader >= 0 and now >= local.aside_at:
+            local.aside_at = now + OFFLINE_RETRY_S
+            self._remove(local, keep=True)
+
+    def _removed(self, event: DirectoryRemoved, now: float) -> None:
+        key = (event.topic_id, event.partition)
+        local = self.locals.get(key)
+        if local is None:
             return
-        if self.broker_epoch is not None:
-            request = self._grants.request(self.node, self.broker_epoch, self._seen_epoch)
-            if request is not None:
-                self._effects.append(Ask(message=request))
-        starting = sum(1 for one in self.processes.values() if one.state in ("asked", "starting"))
-        while self._queue and starting < self.starts_max:
-            key = next(iter(self._queue))
-            del self._queue[key]
-            starting += self._start(key, now)
-        self.companions.pump(self.starts_max - starting - self.companions.starting, now)
-
-    def _seen_epoch(self, key: Key) -> int | None:
-        local, state = self.locals.get(key), self.image.partition(*key)
-        if local is None or state is None or not local.wanted or local.actor in self.processes:
-            return None
-        return state.leader_epoch
-
-    def _start(self, key: Key, now: float) -> bool:
-        local, state = self.locals.get(key), self.image.partition(*key)
-        if (
-            local is None
-            or state is None
-            or not local.wanted
-            or local.actor in self.processes
-            or local.unused_epoch != state.leader_epoch
-            or self._directories.get(local.directory) != key
-        ):
-            return False
-        local.unused_epoch = -1
-        incarnation = self.new_incarnation()
-        configs = self.image.topic_configs(local.topic)
-        self.processes[local.actor] = Process(
-            actor=local.actor,
-            incarnation=incarnation,
-            state="asked",
-            topic_id=local.topic_id,
-            partition=local.partition,
-            epoch=state.leader_epoch,
-            restarts=local.restarts,
-            deadline=now + FORK_S,
-            configs=configs,
-        )
-        self._effects.append(
-            Start(
-                actor=local.actor,
-                incarnation=incarnation,
-                topic=local.topic,
-                topic_id=local.topic_id,
-                partition=local.partition,
-                epoch=state.leader_epoch,
-                configs=configs,
-            )
-        )
-        return True
-
-    def _stop(self, process: Process, now: float, *, force: bool) -> None:
-        process.state = "stopping"
-        process.deadline = now + (KILL_AGAIN_S if force else STOP_GRACE_S)
-        self._effects.append(Stop(actor=process.actor, incarnation=process.incarnation, force=force))
+        if local.role is None:
+            self._drop(key)
+            return
+        # It was set aside because it was lost, or is ours again before it was gone.
+        local.removing = False
+        if local.lost and event.failed:
+            local.retry_at = now + OFFLINE_RETRY_S
+        else:
+            local.begin_afresh()
+        self._reconcile(key, now)
 
     # Time
 
     def _elapsed(self, now: float) -> None:
+        self.beats.elapsed(now, self.broker_epoch, self.applied)
+        self.starts.elapsed(now)
         for local in list(self.locals.values()):
             if local.retry_at is not None and local.retry_at <= now:
                 local.retry_at = None
                 self._reconcile(local.key, now)
-        for process in list(self.processes.values()):
-            if process.deadline is None or process.deadline > now:
-                continue
-            if not process.pid:
-                # The request or its answer is lost: who runs?
-                process.overdue, process.deadline = True, now + FORK_S
-                self._effects.append(List())
-            else:
-                self._stop(process, now, force=True)
+        self.actors.elapsed(now)
+        self.companions.elapsed(now)
+        for actor in self.pings.elapsed(now):
+            process = self.processes.get(actor)
+            if process is not None:
+                self.on_late(process, now)

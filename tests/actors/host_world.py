@@ -202,8 +202,18 @@ class Host:
 
     def join(self, node: int) -> None:
         """Another node is there, and stays (without a boot id nobody waits for its heartbeats)."""
-        address = {"host": f"host{node}", "port": 9092, "cluster_host": f"host{node}", "cluster_port": 9645}
-        self.ask(m.RegisterNode(node=node, incarnation=f"a{node}", directory_id=f"d{node}", **address))
+        host = f"host{node}"
+        self.ask(
+            m.RegisterNode(
+                node=node,
+                incarnation=f"a{node}",
+                directory_id=f"d{node}",
+                host=host,
+                port=9092,
+                cluster_host=host,
+                cluster_port=9645,
+            )
+        )
 
     def fence(self, node: int) -> None:
         """Another node is gone."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from logeion.actors import messages as m
-from logeion.actors.node.events import Configure, GatewayGone, Greeted, Reported, Start, Stop
+from logeion.actors.node.events import GatewayGone, Greeted, Reported, Start, Stop, Tell
 from logeion.actors.node.local import BACKOFF_MAX_S, FAILED_STARTS_MAX, OFFLINE_RETRY_S
 
 from .host_world import GATEWAY, Host
@@ -100,9 +100,7 @@ def test_a_process_found_by_a_fresh_node_that_says_nothing_is_killed(host: Host)
     host.create("orders")
     host.settle()
     host.boot()
-    host.catch_up()
-    host.register()
-    host.list_actors()
+    host.connect(silent=True)
     host.elapse(10)
     assert any(isinstance(one, Stop) and one.force for one in host.to_supervisor)
     host.settle()
@@ -258,7 +256,8 @@ def test_changed_configs_reach_the_running_actor_once(host: Host) -> None:
     change = m.ConfigChange(key="retention.ms", operation="set", value="5000")
     host.ask(m.AlterConfigs(resource="topic", name="orders", changes=[change]))
     sent = host.node.step(m.Committed(offset=len(host.log) - 1, next_offset=len(host.log), records=host.log[-1:]), 0)
-    assert [one.configs for one in sent if isinstance(one, Configure)] == [{"retention.ms": "5000"}]
+    told = [one.message for one in sent if isinstance(one, Tell)]
+    assert told == [m.Configure(configs={"retention.ms": "5000"})]
     host.kill("partition/orders-0")
     host.settle()
     assert host.processes["partition/orders-0"].configs == {"retention.ms": "5000"}
