@@ -98,9 +98,9 @@ class RawClient:
                 raise RuntimeError(f"creating {topic}: error {code}")
             time.sleep(0.002)
 
-    def produce(self, topic: str, partition: int, records: bytes) -> None:
-        """Send one batch with acks=all; its answer is taken by `produced`."""
-        head = struct.pack(">hhii", -1, -1, 30_000, 1) + text(topic) + struct.pack(">iii", 1, partition, len(records))
+    def produce(self, topic: str, partition: int, records: bytes, *, acks: int = -1) -> None:
+        """Send one batch, with acks=all if not told otherwise; its answer is taken by `produced`."""
+        head = struct.pack(">hhii", -1, acks, 30_000, 1) + text(topic) + struct.pack(">iii", 1, partition, len(records))
         self.send(PRODUCE, 7, head, records)
 
     def produced(self, topic: str) -> int:
