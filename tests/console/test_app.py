@@ -7,7 +7,7 @@ import asyncio
 import httpx
 
 from logeion.console.app import console
-from logeion.console.view import ActorRow
+from logeion.console.view import ActorRow, ClusterRow, Metric, NodeRow
 
 ROW = ActorRow(
     kind="partition",
@@ -32,6 +32,26 @@ class SomeNode:
 
     def unready(self) -> list[str]:
         return self.reasons
+
+    def cluster(self) -> ClusterRow:
+        return ClusterRow(
+            cluster_id="c",
+            healthy=True,
+            controller=None,
+            nodes=[NodeRow(node=1, host="h", port=9092, rack=None, state="running", leads=1, replicas=1)],
+            topics=1,
+            partitions=1,
+            offline=[],
+            under_min_isr=[],
+            under_replicated=[],
+            reassigning=[],
+        )
+
+    def metrics(self) -> list[Metric]:
+        return [Metric("mine", "gauge", "one", [({}, 1)])]
+
+    def cluster_metrics(self) -> list[Metric]:
+        return [Metric("ours", "counter", "all", [({}, 2)])]
 
 
 def get(node: SomeNode, path: str, method: str = "GET") -> httpx.Response:
@@ -87,3 +107,16 @@ def test_an_unknown_path_names_those_that_exist() -> None:
 
 def test_nothing_can_be_changed() -> None:
     assert get(SomeNode(), "/api/actors", "POST").status_code == 405
+
+
+def test_the_cluster_is_one_object() -> None:
+    body = get(SomeNode(), "/api/cluster").json()
+    assert (body["healthy"], body["controller"], body["offline"]) == (True, None, [])
+    assert body["nodes"][0]["state"] == "running"
+
+
+def test_metrics_are_prometheus_text() -> None:
+    mine, ours = get(SomeNode(), "/metrics"), get(SomeNode(), "/metrics/cluster")
+    assert mine.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert mine.text == "# HELP mine one\n# TYPE mine gauge\nmine 1\n"
+    assert "ours 2\n" in ours.text
