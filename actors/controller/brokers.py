@@ -27,7 +27,7 @@ def found_by(known: BrokerRegistered, request: RegisterNode) -> Found:
     """
     if request.directory_id != known.directory_id:
         return "empty"
-    rebooted = bool(known.boot_id) and request.boot_id != known.boot_id
+    rebooted = "" not in (known.boot_id, request.boot_id) and request.boot_id != known.boot_id
     return "unsynced" if rebooted and not request.clean else "whole"
 
 
@@ -96,11 +96,9 @@ def returned(image: MetadataImage, node: int) -> list[PartitionChanged]:
 def handed_over(image: MetadataImage, node: int) -> list[PartitionChanged]:
     """This node shuts down, as the image says: others lead, and wait for it no more, wherever there are any."""
     rules = RulesByTopic(image)
-    changes = []
-    for state in image.partitions_of(node):
-        others = [member for member in state.isr if member != node]
-        if node in state.isr and any(image.eligible(member) for member in others):
-            changes.append(elections.change(image, state, rules.of(state), isr=others))
+    changes = (
+        elections.change(image, state, rules.of(state)) for state in image.partitions_of(node) if node in state.isr
+    )
     return [after for after in changes if after is not None]
 
 

@@ -81,6 +81,10 @@ def change(
         if all(node in members for node in targets):
             replicas, adding, removing = targets, [], []
     in_sync = [node for node in replicas if node in members]
+    staying = [node for node in in_sync if node not in image.shutting_down]
+    if any(node not in barred and image.eligible(node) for node in staying):
+        # Whoever shuts down is waited for only as long as there is nobody else.
+        in_sync = staying
     elr, last_known = _eligible(state, rules, replicas, in_sync, lost, emptied)
     leader, kind = _elect(
         image, state.leader, replicas, in_sync, elr, last_known, barred, preferred, unclean or rules.unclean
