@@ -15,7 +15,7 @@ from typing import assert_never
 
 import msgspec
 
-from logeion.console.view import ActorRow
+from logeion.console.view import ActorRow, ClusterRow, Metric
 from logeion.log.files import Files
 from logeion.log.names import DELETED
 from logeion.wire.errors import InvalidRequestError
@@ -23,6 +23,7 @@ from logeion.wire.errors import InvalidRequestError
 from .. import messages as m
 from ..config import parse_address
 from ..controller.features import SUPPORTED
+from ..figures import cluster_metrics, cluster_row, node_metrics
 from ..gateway.listening import bind
 from ..gateway.ports import PortFile
 from ..hosts import HostPort, load_secret
@@ -59,6 +60,7 @@ from .events import (
 )
 from .following import NOT_CONTROLLER, Following
 from .http import AdminPort
+from .local import LEADER
 from .machine import NodeMachine
 from .rows import actor_rows
 
@@ -101,7 +103,8 @@ class NodeShell(Shell):
         self._lanes: dict[str, Lane] = {}
         self._states: dict[str, str] = {}
         self._pids: dict[str, int] = {}
-        self._awaiting: list[tuple[Lane, int]] = []
+        # Who waits, and for how many nodes of the cluster.
+        self._awaiting: list[tuple[Lane, int, int]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._ready = self._swept = False
         self._draining: dict[int, tuple[Lane, int]] = {}
@@ -162,6 +165,15 @@ class NodeShell(Shell):
     def unready(self) -> list[str]:
         return self.machine.unready()
 
+    def cluster(self) -> ClusterRow:
+        return cluster_row(self.machine.image, self.machine.quorum_leader)
+
+    def metrics(self) -> list[Metric]:
+        return node_metrics(self.machine.image, self.machine.figures, self.machine.quorum_leader)
+
+    def cluster_metrics(self) -> list[Metric]:
+        return cluster_metrics(self.machine.image)
+
     # The machine and its effects
 
     def _step(self, event: AnyEvent) -> None:
@@ -176,6 +188,7 @@ class NodeShell(Shell):
         if not self._ready and self.machine.ready:
             self._ready = True
             log.info("ready node=%d partitions=%d", self.spec.node, len(self.machine.locals))
+        if self._awaiting:
             self._answer_ready()
 
     def _arm(self) -> None:
@@ -332,7 +345,7 @@ class NodeShell(Shell):
                 log.info("draining")
                 self._step(DrainAsked(request=number, timeout_s=message.timeout_ms / 1000))
             case m.AwaitReady():
-                self._awaiting.append((lane, request))
+                self._awaiting.append((lane, request, message.nodes))
                 self._answer_ready()
             case _:
                 refusal = f"node does not answer {type(message).__name__}"
@@ -350,7 +363,7 @@ class NodeShell(Shell):
     def _on_closed(self, lane: Lane, reason: str) -> None:
         peer = lane.peer
         assert peer is not None
-        self._awaiting = [(one, request) for one, request in self._awaiting if one is not lane]
+        self._awaiting = [waiting for waiting in self._awaiting if waiting[0] is not lane]
         if self._lanes.get(peer.actor) is not lane:
             return
         del self._lanes[peer.actor]
@@ -360,7 +373,10 @@ class NodeShell(Shell):
             self._step(GatewayGone(actor=peer.actor))
 
     def _answer_ready(self) -> None:
-        if not self._awaiting or not self.machine.ready:
+        image = self.machine.image
+        nodes = [node for node in image.brokers if node not in image.fenced]
+        answered = [waiting for waiting in self._awaiting if waiting[2] <= len(nodes)]
+        if not answered or not self.machine.ready:
             return
         entries = list(self.machine.fixed.values())
         entries += (
@@ -371,14 +387,16 @@ class NodeShell(Shell):
         )
         ready = m.Ready(
             node=self.spec.node,
-            cluster_id=self.machine.image.cluster_id,
+            cluster_id=image.cluster_id,
             listeners=[address for bound in self.machine.gateways.values() for address in bound],
             admin=self.admin.addresses,
             actors=entries,
+            nodes=sorted(nodes),
+            leads=sum(1 for local in self.machine.locals.values() if local.role == LEADER),
         )
-        for lane, request in self._awaiting:
+        for lane, request, _ in answered:
             lane.reply(request, ready)
-        self._awaiting.clear()
+        self._awaiting = [waiting for waiting in self._awaiting if waiting not in answered]
 
     # Directories, off the loop
 

@@ -17,7 +17,6 @@ PATIENCE_S = 0.3
 AGAIN_S = 0.05
 # How long a detour is kept before this host's own Controller is tried again.
 DETOUR_S = 5.0
-INVALID_REQUEST = 42
 
 
 class Beats:
@@ -27,8 +26,6 @@ class Beats:
         self.node = node
         self.interval_s = interval_s
         self.voters = [voter for voter in voters if voter != node]
-        # What the last answer said; None while there is none for this registration.
-        self.fenced: bool | None = None
         self.stopping = False
         self.due: float | None = None
         self._emit = emit
@@ -42,13 +39,12 @@ class Beats:
 
     def start(self, now: float) -> None:
         """The node is registered (again)."""
-        self.fenced = None
         self._waiting = False
         self.due = now
 
     def pause(self) -> None:
         """Its registration is not valid any more."""
-        self.fenced = self.due = None
+        self.due = None
         self._waiting = False
 
     def hurry(self, now: float) -> None:
@@ -84,23 +80,19 @@ class Beats:
         self._route = (self._route + 1) % (len(self.voters) + 1)
         self._home_at = now + DETOUR_S
 
-    def answered(self, attempt: int, fenced: bool, may_stop: bool, now: float) -> None:
+    def answered(self, attempt: int, may_stop: bool, now: float) -> None:
         """An answer to any attempt since the last answer will do."""
         if not self._waiting or attempt < self._first:
             return
         self._waiting = False
-        self.fenced = fenced
         self.due = max(now, self._began + self.interval_s)
         if may_stop:
             for request in list(self._drains):
                 self._drained(request)
 
-    def failed(self, attempt: int, code: int, now: float) -> None:
+    def failed(self, attempt: int, now: float) -> None:
         """It was refused, or could not be sent; only the newest attempt counts."""
-        if code == INVALID_REQUEST:
-            # A controller of the release before this one knows no heartbeats, and fences nobody.
-            self.answered(attempt, False, True, now)
-        elif self._waiting and attempt == self._attempt:
+        if self._waiting and attempt == self._attempt:
             self.due = now + AGAIN_S
 
     def drain(self, request: int, timeout_s: float, now: float) -> None:

@@ -65,10 +65,9 @@ class Stale(Event, frozen=True, kw_only=True):
 
 
 class BeatAnswered(Event, frozen=True, kw_only=True):
-    """A heartbeat's answer."""
+    """A heartbeat's answer. Whether this node is fenced the metadata log says."""
 
     attempt: int
-    fenced: bool
     may_stop: bool = False
 
 

@@ -132,7 +132,7 @@ class Following:
     def on_beaten(self, attempt: int, reply: m.AnyMessage | LaneError) -> None:
         """What became of a heartbeat, whichever way it went."""
         if isinstance(reply, m.HeartbeatAnswered):
-            self._step(BeatAnswered(attempt=attempt, fenced=reply.fenced, may_stop=reply.may_stop))
+            self._step(BeatAnswered(attempt=attempt, may_stop=reply.may_stop))
         elif not isinstance(reply, LaneTimeout):
             self._step(BeatFailed(attempt=attempt, code=_code(reply)))
 

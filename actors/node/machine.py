@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import assert_never
 
 from .. import messages as m
+from ..figures import Figures
 from ..metadata import ConfigChanged, MetadataImage, MetadataRecord, PartitionChanged, TopicDeleted
 from .adoption import MANAGED, Processes
 from .beats import Beats
@@ -71,6 +72,9 @@ class NodeMachine:
     ) -> None:
         self.node = node
         self.image = image
+        # Who leads the metadata quorum as the Controller here knows, -1 for nobody.
+        self.quorum_leader = -1
+        self.figures = Figures(node)
         self.applied = 0
         self.broker_epoch: int | None = None
         self.locals: dict[Key, Local] = {}
@@ -103,7 +107,7 @@ class NodeMachine:
                 self.pings.ponged(event.actor, event.incarnation)
                 return self._effects
             case BeatAnswered():
-                self.beats.answered(event.attempt, event.fenced, event.may_stop, now)
+                self.beats.answered(event.attempt, event.may_stop, now)
                 return self._effects
             case m.Committed():
                 self._follow(event, now)
@@ -196,6 +200,12 @@ class NodeMachine:
         """Whether the directory's name is this one's, or free (then it is from now on)."""
         return self._directories.setdefault(local.directory, local.key) == local.key
 
+    @property
+    def fenced(self) -> bool:
+        """Whether this registration is not let in, as far as the metadata log is applied."""
+        broker = self.image.brokers.get(self.node)
+        return broker is None or broker.broker_epoch != self.broker_epoch or self.node in self.image.fenced
+
     def serving_epoch(self, key: Key) -> int | None:
         """The epoch in which this host's leader of the partition serves now."""
         local = self.locals.get(key)
@@ -227,7 +237,7 @@ class NodeMachine:
             yield "not registered with the controller"
         elif not self.caught_up:
             yield "the metadata log is not read to its end"
-        elif self.beats.fenced is not False:
+        elif self.fenced:
             yield "the controller has not let this node in yet"
         if not self.listed:
             yield "the supervisor has not said who runs"
@@ -268,6 +278,7 @@ class NodeMachine:
 
     def _follow(self, event: m.Committed, now: float) -> None:
         touched: dict[Key, None] = {}
+        self.quorum_leader = event.leader
         if event.snapshot:
             touched = self._restore(event)
         else:
@@ -312,6 +323,7 @@ class NodeMachine:
     def _apply(self, offset: int, record: MetadataRecord, touched: dict[Key, None]) -> None:
         key = (record.topic_id, record.partition) if isinstance(record, PartitionChanged) else None
         before = self.image.partition(*key) if key is not None else None
+        self.figures.note(self.image, record)
         self.image.apply(record)
         self.telling.note(record)
         match record:
@@ -388,7 +400,7 @@ class NodeMachine:
                 for key in self.starts.refused(event, now):
                     self._reconcile(key, now)
             case BeatFailed():
-                self.beats.failed(event.attempt, event.code, now)
+                self.beats.failed(event.attempt, now)
             case _:
                 pass
 

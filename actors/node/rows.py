@@ -8,7 +8,7 @@ from logeion.console.view import ActorRow
 
 from ..messages import ActorEntry
 from .companions import Companion
-from .local import Local, Process
+from .local import FOLLOWER, LEADER, Local, Process
 from .machine import NodeMachine
 
 # What a process is shown as while it only exists.
@@ -19,7 +19,7 @@ def actor_rows(machine: NodeMachine, states: Mapping[str, str], pids: Mapping[st
     """One row an actor, the supervisor first; ``states`` and ``pids`` are what the fixed actors said last."""
     rows = [_fixed(machine, entry, states, pids) for entry in machine.fixed.values()]
     for local in sorted(machine.locals.values(), key=lambda one: (one.topic, one.partition)):
-        if local.wanted:
+        if local.wanted and (machine.due(local) or local.actor in machine.processes):
             rows.append(_partition(machine, local))
     known = {row.id for row in rows}
     for process in machine.processes.values():
@@ -41,6 +41,7 @@ def _fixed(machine: NodeMachine, entry: ActorEntry, states: Mapping[str, str], p
         epoch=None,
         state=state,
         restarts=entry.restarts,
+        cause="the controller has not let this node in" if entry.kind == "node" and machine.fenced else "",
     )
 
 
@@ -48,21 +49,24 @@ def _partition(machine: NodeMachine, local: Local) -> ActorRow:
     process = machine.processes.get(local.actor)
     mine = process if process is not None and process.topic_id in (local.topic_id, None) else None
     image = machine.image.partition(*local.key)
+    cause = local.cause
+    if not cause and local.role == FOLLOWER and image is not None and machine.node not in image.isr:
+        cause = "not in sync"
     if mine is not None:
         state = _SHOWN.get(mine.state, mine.state)
     else:
         state = "failed" if local.offline else "starting"
     return ActorRow(
-        kind="partition",
+        kind=local.role or LEADER,
         id=local.actor,
         node=machine.node,
         pid=(mine.pid or None) if mine is not None else None,
         topic=local.topic,
         partition=local.partition,
-        epoch=mine.epoch if mine is not None else image.leader_epoch if image is not None else None,
+        epoch=mine.epoch if mine is not None and mine.epoch is not None else image.leader_epoch if image else None,
         state=state,
         restarts=max(local.restarts, mine.restarts if mine is not None else 0),
-        cause=local.cause,
+        cause=cause,
     )
 
 
@@ -93,7 +97,7 @@ def _leaving(machine: NodeMachine, process: Process) -> ActorRow:
     """A process whose partition is deleted or led elsewhere by now."""
     topic, _, partition = process.actor.partition("/")[2].rpartition("-")
     return ActorRow(
-        kind="partition",
+        kind=process.kind,
         id=process.actor,
         node=machine.node,
         pid=process.pid or None,

@@ -152,7 +152,7 @@ class Host:
     def beat(self, effect: Beat) -> None:
         reply = self.ask(effect.message)
         if isinstance(reply, m.HeartbeatAnswered):
-            self.step(BeatAnswered(attempt=effect.attempt, fenced=reply.fenced, may_stop=reply.may_stop))
+            self.step(BeatAnswered(attempt=effect.attempt, may_stop=reply.may_stop))
         else:
             assert isinstance(reply, m.Refused)
             self.step(BeatFailed(attempt=effect.attempt, code=reply.code))
