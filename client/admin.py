@@ -198,13 +198,17 @@ class Admin:
         return await ask()
 
     async def _call(self, api_key: int, request: Struct, kind: type[R]) -> R:
-        async def ask() -> R:
+        return cast(R, await self.call(api_key, request))
+
+    async def call(self, api_key: int, request: Struct) -> Struct:
+        """One request to the controller, or to any broker where none is known; retried as ``retries.advise`` says."""
+
+        async def ask() -> Struct:
             controller = self._cluster.metadata.controller_id
             node = controller if controller in self._cluster.metadata.brokers else None
-            answer = await self._cluster.call(
+            return await self._cluster.call(
                 api_key, request, node=node, timeout_s=self._cluster.request_timeout_s + 1.0
             )
-            return cast(R, answer)
 
         return await self._cluster.retrying(ask, what="an administrative request")
 

@@ -11,6 +11,7 @@ from logeion.wire.apis import (
     FetchRequest,
     FetchResponse,
     ListOffsetsPartition,
+    ListOffsetsPartitionResponse,
     ListOffsetsRequest,
     ListOffsetsResponse,
     ListOffsetsTopic,
@@ -141,6 +142,11 @@ class Consumer:
         self._wanted.set()
 
     @property
+    def paused(self) -> set[TopicPartition]:
+        """The partitions that are paused."""
+        return {tp for tp, position in self._positions.items() if position.paused}
+
+    @property
     def assignment(self) -> list[TopicPartition]:
         """The partitions that are read now."""
         return sorted(self._positions)
@@ -148,8 +154,15 @@ class Consumer:
     async def offsets(self, topic: str, partitions: Iterable[int], timestamp: int) -> dict[int, int]:
         """Partition -> the first offset whose record is not older than ``timestamp`` (ms; -1 the end, -2 the start);
         -1 where there is none. Raises KafkaError."""
+        found = await self.found_offsets(topic, partitions, timestamp)
+        return {index: one.offset for index, one in found.items()}
+
+    async def found_offsets(
+        self, topic: str, partitions: Iterable[int], timestamp: int
+    ) -> dict[int, ListOffsetsPartitionResponse]:
+        """What ``offsets`` finds, with that record's own timestamp and leader epoch."""
         left = set(partitions)
-        found: dict[int, int] = {}
+        found: dict[int, ListOffsetsPartitionResponse] = {}
 
         async def ask() -> None:
             by_leader: dict[int, list[int]] = {}
@@ -166,7 +179,7 @@ class Consumer:
                 for entry in (entry for answered in answer.topics for entry in answered.partitions):
                     if entry.error_code:
                         raise _about(topic, entry.partition_index, entry.error_code)
-                    found[entry.partition_index] = entry.offset
+                    found[entry.partition_index] = entry
                     left.discard(entry.partition_index)
 
         await self._cluster.retrying(ask, what=f"offsets of {topic!r}")
@@ -175,6 +188,10 @@ class Consumer:
     def position(self, topic: str, partition: int) -> int:
         """The offset of the next record to be handed out. Raises KeyError if not assigned."""
         return self._positions[TopicPartition(topic, partition)].next_record
+
+    def high_watermark(self, tp: TopicPartition) -> int:
+        """The end of what was committed there as of the last fetch, -1 before. Raises KeyError if not assigned."""
+        return self._positions[tp].high_watermark
 
     @property
     def finished(self) -> bool:

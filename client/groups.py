@@ -46,6 +46,14 @@ TOGETHER = 1000
 R = TypeVar("R", bound=Struct)
 
 
+class CommittedOffset(msgspec.Struct, frozen=True):
+    """A group's position in a partition; ``leader_epoch`` is -1 where none was told."""
+
+    offset: int
+    metadata: str = ""
+    leader_epoch: int = -1
+
+
 class GroupListing(msgspec.Struct, frozen=True):
     """One group as lists show it; ``kind`` is classic or consumer (KIP-848)."""
 
@@ -161,10 +169,14 @@ class Groups:
 
     async def offsets(self, group: str) -> dict[TopicPartition, int]:
         """All that the group has committed; nothing for a group that does not exist."""
+        return {tp: one.offset for tp, one in (await self.committed(group)).items()}
+
+    async def committed(self, group: str) -> dict[TopicPartition, CommittedOffset]:
+        """What ``offsets`` says, with what was committed beside it."""
         request = OffsetFetchRequest(
             group_id=group, topics=None, groups=[OffsetFetchRequestGroup(group_id=group, topics=None)]
         )
-        found: dict[TopicPartition, int] = {}
+        found: dict[TopicPartition, CommittedOffset] = {}
 
         async def ask(answer: OffsetFetchResponse) -> None:
             code = answer.groups[0].error_code if answer.groups else answer.error_code
@@ -174,19 +186,27 @@ class Groups:
             for topic in topics:
                 for one in topic.partitions:
                     if one.committed_offset >= 0:
-                        found[TopicPartition(topic.name, one.partition_index)] = one.committed_offset
+                        where = TopicPartition(topic.name, one.partition_index)
+                        found[where] = CommittedOffset(
+                            one.committed_offset, one.metadata or "", one.committed_leader_epoch
+                        )
 
         await ask(await self._ask(group, OFFSET_FETCH, request, OffsetFetchResponse))
         return dict(sorted(found.items()))
 
-    async def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+    async def commit(
+        self, group: str, offsets: Mapping[TopicPartition, int], metadata: Mapping[TopicPartition, str] | None = None
+    ) -> None:
         """Sets these positions of a group without members. Raises UnknownMemberIdError if it has some."""
+        notes = metadata or {}
         rest = list(offsets.items())
         while rest:
             part, rest = rest[:TOGETHER], rest[TOGETHER:]
             topics: dict[str, list[OffsetCommitRequestPartition]] = {}
             for where, offset in part:
-                entry = OffsetCommitRequestPartition(partition_index=where.partition, committed_offset=offset)
+                entry = OffsetCommitRequestPartition(
+                    partition_index=where.partition, committed_offset=offset, committed_metadata=notes.get(where, "")
+                )
                 topics.setdefault(where.topic, []).append(entry)
             request = OffsetCommitRequest(
                 group_id=group,

@@ -97,6 +97,17 @@ class GroupMember(abc.ABC):
         """The program is done with everything before these offsets. From any thread."""
         self._finished.update(offsets)
 
+    def keep_uncommitted(self) -> None:
+        """``close`` is not to commit."""
+        self._auto_commit = False
+
+    @property
+    def identity(self) -> tuple[int, str, str | None, str]:
+        """Generation (or epoch), member id, instance id, and "<stable>" or "<rebalancing>"."""
+        member = self._membership
+        state = "<stable>" if member.stable else "<rebalancing>"
+        return member.generation, member.member_id, member.instance_id, state
+
     async def not_wanted(self) -> None:
         """Until partitions that are to be given up are gone."""
         await self._unwanted.wait()
@@ -109,11 +120,16 @@ class GroupMember(abc.ABC):
             for tp, offset in dict(self._finished).items()
             if tp in mine and self._committed.get(tp) != offset
         }
-        if not news:
-            return
+        if news:
+            await self.commit_offsets(news, {})
+
+    async def commit_offsets(self, news: Mapping[TopicPartition, int], metadata: Mapping[TopicPartition, str]) -> None:
+        """Commits these positions, whatever is finished. Raises KafkaError."""
         topics: dict[str, list[OffsetCommitRequestPartition]] = {}
         for tp, offset in news.items():
-            entry = OffsetCommitRequestPartition(partition_index=tp.partition, committed_offset=offset)
+            entry = OffsetCommitRequestPartition(
+                partition_index=tp.partition, committed_offset=offset, committed_metadata=metadata.get(tp, "")
+            )
             topics.setdefault(tp.topic, []).append(entry)
 
         async def ask() -> None:

@@ -210,7 +210,32 @@ class Subscriber(Generic[K, V]):
             self._chunks[0][1].popleft()
             self._handed[error.where] = raw.offset + 1
 
+    def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Reads exactly these partitions, from these offsets; for one without a group that was not entered."""
+        for tp in self._consumer.assignment:
+            if tp not in positions:
+                self._consumer.drop(tp)
+        for tp, offset in positions.items():
+            self._consumer.place(tp, offset)
+
     # Where it stands
+
+    def position(self, tp: TopicPartition) -> int:
+        """The offset of the next record to be handed out. Raises KeyError for a partition that is not assigned."""
+        for position, records in self._chunks:
+            if position.tp == tp and not position.gone and records:
+                return records[0].offset
+        return self._consumer.position(*tp)
+
+    @property
+    def ready(self) -> bool:
+        """Whether ``take`` has something, as far as that can be known without taking it."""
+        return any(records and not at.gone and not at.paused for at, records in self._chunks)
+
+    @property
+    def reader(self) -> Consumer:
+        """What fetches for it."""
+        return self._consumer
 
     @property
     def assignment(self) -> list[TopicPartition]:

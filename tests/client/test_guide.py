@@ -1,4 +1,4 @@
-"""The examples of docs/client.md, as they stand there."""
+"""The examples of docs/client.md and docs/migrating.md, as they stand there."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import pytest
 
 from tests.client.brokers import some_broker
 
-GUIDE = Path(__file__).parents[2] / "docs/client.md"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_every_example_of_the_guide_runs(tmp_path_factory: pytest.TempPathFactory) -> None:
-    text = GUIDE.read_text(encoding="utf-8")
+@pytest.mark.parametrize(("page", "least"), [("client.md", 5), ("migrating.md", 1)])
+def test_every_example_of_the_page_runs(tmp_path_factory: pytest.TempPathFactory, page: str, least: int) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
     examples = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    assert len(examples) >= 5
+    assert len(examples) >= least
     with some_broker(tmp_path_factory) as (bootstrap, _):
         for example in examples:
-            exec(compile(example, str(GUIDE), "exec"), {"bootstrap": bootstrap, "__name__": "guide"})
+            exec(compile(example, page, "exec"), {"bootstrap": bootstrap, "__name__": "guide"})

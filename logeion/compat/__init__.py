@@ -1,0 +1,1 @@
+"""Other clients' names for this one: change the import, keep the program."""
