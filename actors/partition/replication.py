@@ -272,9 +272,14 @@ class Replication:
     def altered(self, number: int, result: PartitionAltered | int, now: float) -> list[Effect]:
         """What became of proposal ``number``: committed, refused with a code, or (0) not answered."""
         effects: list[Effect] = []
-        if not self.resigned:
-            self._isr.answered(number, result, now)
-            self._isr_changed(effects, now)
+        if self.resigned:
+            return effects
+        if isinstance(result, PartitionAltered) and result.leader_epoch > self.epoch:
+            # The change has cost us the leadership; the slice that says so is on its way.
+            self._resign(effects)
+            return effects
+        self._isr.answered(number, result, now)
+        self._isr_changed(effects, now)
         return effects
 
     def set_min_insync(self, min_insync: int, now: float) -> list[Effect]:

@@ -147,8 +147,8 @@ class ReplicaMachine:
         self._fetch_at: float | None = None
         self._answer_by: float | None = None
         self._last_cut: tuple[int, int] = (-1, -1)
-        self._tokens = 0.0
-        self._tokens_at = 0.0
+        # When what a throttled follower has fetched is within its rate.
+        self._free_at = 0.0
 
     @property
     def durable_end(self) -> int:
@@ -362,9 +362,8 @@ class ReplicaMachine:
         self._fetch_at = None
         if not self.connected_now or self._fetching or not self._ready:
             return
-        pause = self._pause_s(now)
-        if pause > 0:
-            self._fetch_at = now + pause
+        if self._rate and self._free_at > now:
+            self._fetch_at = self._free_at
             return
         self._fetching = True
         self._answer_by = now + self.wait_ms / 1000 + ANSWER_S
@@ -428,15 +427,7 @@ class ReplicaMachine:
     def _spend(self, size: int, now: float) -> None:
         rate = self._rate
         if rate:
-            self._tokens = min(self._tokens + (now - self._tokens_at) * rate, rate * BURST_S) - size
-            self._tokens_at = now
-
-    def _pause_s(self, now: float) -> float:
-        """How long a throttled follower has to wait until what it has fetched is within its rate."""
-        rate = self._rate
-        if not rate or self._tokens >= 0:
-            return 0.0
-        return -self._tokens / rate - (now - self._tokens_at)
+            self._free_at = max(self._free_at, now - BURST_S) + size / rate
 
     def _max_bytes(self) -> int:
         rate = self._rate
