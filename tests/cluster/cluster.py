@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -181,6 +182,12 @@ class Cluster:
     def admin(self, node: int) -> str:
         """``host:port`` of the node's admin HTTP."""
         return str(self.details[node]["admin"][0])
+
+    def rows(self, node: int) -> list[dict[str, Any]]:
+        """The actors of a node as its admin HTTP lists them."""
+        with urllib.request.urlopen(f"http://{self.admin(node)}/api/actors", timeout=ASK_S) as answer:
+            found: list[dict[str, Any]] = json.load(answer)
+            return found
 
     def folder_of(self, node: int, key: str = "") -> Path:
         """The node's data directory, or that of its replica of a partition."""

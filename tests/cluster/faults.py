@@ -134,10 +134,15 @@ class Faults:
         return sorted({one.name for one in self.cluster.actors("partition", node=node)} & set(self.keys))
 
     def _controller(self) -> int:
-        for node in self.cluster.nodes:
-            with contextlib.suppress(OSError):
-                return self.cluster.view(node).controller
-        raise AssertionError(f"no node answers\n{self.cluster.tail()}")
+        def leading() -> int | None:
+            for node in self.cluster.nodes:
+                with contextlib.suppress(OSError):
+                    if (controller := self.cluster.view(node).controller) >= 0:
+                        return controller
+            return None
+
+        found: int = until(leading, FOUND_S, f"a leading controller\n{self.cluster.tail()}")
+        return found
 
     def _kill(self, victim: Actor, keys: list[str] | None) -> Struck:
         began = time.monotonic()
@@ -160,7 +165,7 @@ class Faults:
         """Seconds from ``began`` until a topic has been created, which is then deleted."""
         self._probes += 1
         name = f"probe-{self._probes}"
-        admin = AdminClient({"bootstrap.servers": self.cluster.bootstrap})
+        admin = AdminClient({"bootstrap.servers": self.cluster.bootstrap, "log_level": 3})
         while True:
             try:
                 admin.create_topics([NewTopic(name, 1, 1)], operation_timeout=5, request_timeout=2)[name].result(5)

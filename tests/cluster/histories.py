@@ -37,7 +37,7 @@ def create_topic(
     bootstrap: str, topic: str, partitions: int, factor: int, configs: Mapping[str, str] | None = None
 ) -> None:
     """Create a topic and wait until the broker that was asked has it."""
-    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
     wanted = NewTopic(topic, partitions, factor, config=dict(configs or {}))
     admin.create_topics([wanted], operation_timeout=30)[topic].result(60)
 
