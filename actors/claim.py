@@ -19,6 +19,8 @@ from .config import Config, show_address
 from .gateway.listening import bind
 
 META = "meta.properties"
+# In the directory that holds the directories of several nodes, in META's place.
+NODES = "nodes.json"
 # Held by the command alone, and by every process of its tree.
 LOCK, TREE_LOCK = ".lock", ".tree"
 
@@ -53,13 +55,22 @@ class Claim:
         os.close(self.lock)
 
 
-def claim(directory: Path, fresh: bool) -> Claim:
-    """The data directory, made if need be, erased if ``fresh``, with an empty ``run/``. Raises ``StartError``."""
-    if fresh and directory.is_dir() and not (directory / META).exists():
+def claim(directory: Path, fresh: bool, mark: str = META) -> Claim:
+    """The data directory, made if need be, erased if ``fresh``, with an empty ``run/``. Raises ``StartError``.
+
+    ``mark`` is the file by which one of this kind is known: META for a node's, NODES for that of several.
+    """
+    if not fresh and (directory / (NODES if mark == META else META)).exists():
+        raise StartError(
+            f"{directory} holds the data of {'several nodes' if mark == META else 'a single node'}",
+            f"logeion up {'with the same -n' if mark == META else 'without -n'}, name another --data, or --fresh "
+            "to erase what is there",
+        )
+    if fresh and directory.is_dir() and not any((directory / name).exists() for name in (META, NODES)):
         foreign = sorted(entry.name for entry in directory.iterdir() if entry.name not in (LOCK, TREE_LOCK, "run"))
         if foreign:
             raise StartError(
-                f"{directory} has no {META}, but {foreign[0]}: it is not a data directory of Logeion",
+                f"{directory} has no {mark}, but {foreign[0]}: it is not a data directory of Logeion",
                 "name another --data, or remove the directory yourself",
             )
     try:
@@ -109,7 +120,7 @@ def _lock(descriptor: int) -> bool:
 def _prepare(directory: Path, fresh: bool) -> None:
     if fresh:
         # The file that makes the directory ours goes last: an interrupted erasure can be repeated.
-        for entry in sorted(directory.iterdir(), key=lambda one: one.name == META):
+        for entry in sorted(directory.iterdir(), key=lambda one: one.name in (META, NODES)):
             if entry.name in (LOCK, TREE_LOCK):
                 continue
             if entry.is_dir() and not entry.is_symlink():
@@ -179,6 +190,31 @@ def _first_ephemeral() -> int:
         return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     except (OSError, ValueError):
         return 32_768
+
+
+def consecutive(addresses: list[str], port: int, count: int, but: set[int], setting: str) -> list[int]:
+    """So many ports in a row from ``port`` on (0: from anywhere), each free on all addresses and none of ``but``.
+
+    Raises ``ConfigError``.
+    """
+    if port:
+        for number in range(port, port + count):
+            if number > 65_535 or number in but:
+                raise ConfigError(
+                    f"port {number}, one of {count} from {port} on, cannot be used; choose another {setting}"
+                )
+            _probe(addresses, number)
+        return list(range(port, port + count))
+    top = _first_ephemeral() - count
+    for _ in range(PORT_TRIES):
+        first = random.randrange(min(PORT_MIN, top - 1000), top)
+        if any(number in but for number in range(first, first + count)):
+            continue
+        try:
+            return consecutive(addresses, first, count, but, setting)
+        except ConfigError:
+            continue
+    raise ConfigError(f"found no {count} ports in a row that are free on all of {', '.join(addresses)}")
 
 
 def free_port(address: str) -> int:

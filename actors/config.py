@@ -224,13 +224,18 @@ def load(
     file: Path | None = None,
     environment: Mapping[str, str] | None = None,
     flags: Mapping[str, object] | None = None,
+    defaults: Mapping[str, object] | None = None,
 ) -> Loaded:
-    """The settings in force. ``flags`` are ``section.key`` to value, None for those not given.
+    """The settings in force. ``flags`` are ``section.key`` to value, None for those not given; ``defaults`` are a
+    command's own, over those of all.
 
     Raises ``ConfigError`` that names the origin, the setting and what would do.
     """
     config = Config()
     origins = {f"{section}.{key}": "default" for section, key in keys()}
+    for name, given in (defaults or {}).items():
+        section, _, key = name.partition(".")
+        config = _overlaid(config, origins, {section: {key: given}}, "default")
     if file is not None:
         config = _overlaid(config, origins, _read(file), f"file {file}")
     for name, text in sorted((environment or {}).items()):
@@ -414,3 +419,8 @@ def parse_address(text: str, default_port: int) -> tuple[str, int]:
 def show_address(host: str, port: int) -> str:
     """``host:port``, an IPv6 host in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_any(host: str) -> bool:
+    """Whether this stands for every address of a host: something to listen on, never to connect to."""
+    return host in ("", "*", "0.0.0.0", "::")

@@ -16,7 +16,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ import msgspec
 from logeion.wire.errors import ConfigError
 
 from .claim import Claim, StartError, claim, clear_run, free_port, settle_ports
-from .config import Config, load
+from .config import Config, is_any, load
+from .hosts import load_secret
+from .processes import children, end_descendants, reap
 from .restarts import Policy, Restarts
 from .runtime import FAILURE, ActorSpec
 from .thespian_traps import become_subreaper, forget_system, keep_open, own_logging
@@ -37,6 +39,8 @@ THESPIAN_ADDRESS = "127.0.0.1"
 CREATE_S = 5.0
 READY_S = 30.0
 STOP_S = 15.0
+# How long the others may take to lead what this node led.
+DRAIN_S = 10.0
 # More trees than this, and another one is no help.
 TREES = Policy(intensity=10, period_s=30.0)
 EXIT_FAILED = 1
@@ -56,38 +60,100 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     config_file: Path | None = None
 
 
-def run(options: Options) -> int:
-    """Run a node until it is told to stop; the command's exit code."""
+OnReady = Callable[[dict[str, Any], float], None]
+"""What a tree that has just become ready is (an entry of ``nodes`` in FILE.json, and ``cluster_id``), and how many
+seconds after the command's start."""
+
+
+def run(options: Options, defaults: Mapping[str, object] | None = None) -> int:
+    """Run a node until it is told to stop; the command's exit code. ``defaults`` are this command's own."""
     try:
-        if options.tied_to_fd is not None:
-            os.fstat(options.tied_to_fd)
-    except OSError:
-        return _complain(f"no descriptor {options.tied_to_fd} was inherited", "leave --tied-to-fd to logeion.testing")
-    try:
-        config = _config(options)
-        directory = Path(config.node.data_dir).absolute()
+        check_tie(options.tied_to_fd)
+        config = load(options.config_file, os.environ, flags(options), defaults).config
+        config, directory = located(config)
+        check_cluster(config)
         held = claim(directory, options.fresh)
         config = settle_ports(config)
     except (ConfigError, StartError) as error:
-        return _complain(str(error), getattr(error, "hint", "logeion config show --origin says where values come from"))
-    config = msgspec.structs.replace(config, node=msgspec.structs.replace(config.node, data_dir=str(directory)))
+        return complain(error)
     own_logging(config.log, f"command/{config.node.id}")
     logging.getLogger("Thespian").setLevel(logging.WARNING)
+    if options.ready_file is not None:
+        forget_ready(options.ready_file)
+    announced = False
+
+    def on_ready(details: dict[str, Any], took: float) -> None:
+        nonlocal announced
+        if not announced:
+            announced = True
+            _announce(details, took, directory)
+        if options.ready_file is not None:
+            write_ready(options.ready_file, details.pop("cluster_id"), [details])
+
     try:
-        return Command(config, directory, held, options.ready_file, options.tied_to_fd).run()
+        return Command(config, directory, held, on_ready, options.tied_to_fd).run()
     finally:
         held.release()
 
 
-def _config(options: Options) -> Config:
-    flags: dict[str, object] = {
+def flags(options: Options) -> dict[str, object]:
+    """The settings that flags are given for."""
+    return {
         "listeners.port": options.port,
         "listeners.bind": options.bind,
         "listeners.advertise": options.advertise,
         "http.port": options.admin_port,
         "node.data_dir": None if options.data is None else str(options.data),
     }
-    return load(options.config_file, os.environ, flags).config
+
+
+def check_tie(descriptor: int | None) -> None:
+    """Raises ``StartError`` if this is not an open descriptor."""
+    try:
+        if descriptor is not None:
+            os.fstat(descriptor)
+    except OSError as error:
+        raise StartError(
+            f"no descriptor {descriptor} was inherited", "leave --tied-to-fd to logeion.testing"
+        ) from error
+
+
+def located(config: Config) -> tuple[Config, Path]:
+    """The configuration with absolute paths, and the data directory: the actors may be elsewhere."""
+    directory = Path(config.node.data_dir).absolute()
+    cluster = config.cluster
+    if cluster.secret_file:
+        cluster = msgspec.structs.replace(cluster, secret_file=str(Path(cluster.secret_file).absolute()))
+    node = msgspec.structs.replace(config.node, data_dir=str(directory))
+    return msgspec.structs.replace(config, node=node, cluster=cluster), directory
+
+
+def check_cluster(config: Config) -> None:
+    """What a node of a cluster needs before it starts; raises ``ConfigError``."""
+    cluster = config.cluster
+    if not cluster.voters:
+        if cluster.advertise or cluster.secret_file:
+            raise ConfigError(
+                "cluster.advertise and cluster.secret_file are for a cluster of several hosts, and cluster.voters "
+                'names none: list them all, for example voters = ["1@10.0.0.1:9645", "2@10.0.0.2:9645", …]'
+            )
+        return
+    load_secret(config)
+    if is_any(config.cluster_address()[0]):
+        raise ConfigError(
+            f"cluster.bind is {cluster.bind}, every address of this host; say in cluster.advertise which of them other "
+            "hosts find it at"
+        )
+    if any(map(is_any, config.listeners.bind)) and not config.listeners.advertise:
+        raise ConfigError(
+            f"listeners.bind is {', '.join(config.listeners.bind)}, every address of this host; say in "
+            "listeners.advertise (--advertise) where clients of other nodes find it"
+        )
+
+
+def complain(error: Exception) -> int:
+    """Say on standard error why nothing starts, and what to try; the exit code."""
+    return _complain(str(error), getattr(error, "hint", "logeion config show --origin says where values come from"))
 
 
 def _complain(cause: str, hint: str) -> int:
@@ -100,12 +166,24 @@ class Command:
     """The tree and its watch."""
 
     def __init__(
-        self, config: Config, directory: Path, held: Claim, ready_file: Path | None, tied_to_fd: int | None
+        self,
+        config: Config,
+        directory: Path,
+        held: Claim,
+        on_ready: OnReady,
+        tied_to_fd: int | None,
+        *,
+        nodes: int = 1,
+        child: bool = False,
     ) -> None:
+        """It is ready when so many ``nodes`` of the cluster are. A ``child`` is one of several nodes of a command, to
+        which Ctrl-C, the terminal and the reader of standard output belong."""
         self.config = config
         self.directory = directory
-        self.ready_file = ready_file
         self.began = time.monotonic()
+        self._on_ready = on_ready
+        self._nodes = nodes
+        self._child = child
         self._stop_signals = 0
         # Whoever started this has the other end: its end, even by SIGKILL, is a signal to stop.
         self._tie = tied_to_fd
@@ -117,28 +195,24 @@ class Command:
         self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self) -> int:
-        if self.ready_file is not None:
-            # What an earlier run wrote would tell a waiting test the wrong addresses.
-            for path in (self.ready_file, _details(self.ready_file)):
-                path.unlink(missing_ok=True)
         become_subreaper()
         install_traps(self.config.node.id)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._on_signal)
+            ignored = self._child and number != signal.SIGTERM
+            signal.signal(number, signal.SIG_IGN if ignored else self._on_signal)
         signal.set_wakeup_fd(self._wake_out)
-        _preload()
-        gc.collect()
-        gc.freeze()
+        preload()
         trees = Restarts(TREES)
         served = False
         while True:
             cause = self._start()
             if not cause:
-                cause = self._await_ready(served)
+                cause = self._await_ready()
                 served = served or not cause
             if not cause:
                 cause = self._watch_tree()
             if not cause:
+                self._drain()
                 self._stop_tree()
                 return 0
             self._kill_tree()
@@ -188,7 +262,7 @@ class Command:
             data_dir=str(self.directory),
             config=self.config.encode(),
         )
-        known = set(_children(os.getpid()))
+        known = set(children(os.getpid()))
         try:
             self._system = ActorSystem(
                 "multiprocTCPBase",
@@ -205,8 +279,8 @@ class Command:
         # All that is left to say is said by signals.
         forget_system(self._system)
         self._system = None
-        self._reap()
-        admins = [pid for pid in _children(os.getpid()) if pid not in known]
+        reap()
+        admins = [pid for pid in children(os.getpid()) if pid not in known]
         if len(admins) != 1:
             return f"expected one Thespian admin, found {len(admins)}"
         self._admin = admins[0]
@@ -230,59 +304,53 @@ class Command:
             cause += ": " + (self.directory / "run" / FAILURE).read_text(errors="replace").strip()
         return cause
 
-    def _await_ready(self, announced: bool) -> str:
+    def _await_ready(self) -> str:
         """Until Node says so; the cause if the tree ended first or it takes too long."""
-        deadline = time.monotonic() + READY_S
+        asked = time.monotonic()
+        # Where several hosts make a cluster, the others may come much later.
+        patient = len(self.config.cluster.voters) > 1 and not self._child
+        deadline = asked + READY_S
         while not self._stopped():
             try:
-                ready = _ask_ready(self.directory / "run", self._events_until(deadline))
+                ready = _ask_ready(self.directory / "run", self._nodes, self._events_until(deadline))
             except _Interrupted:
                 return "" if self._stopped() else self._ended()
             if ready is not None:
-                if not announced:
-                    self._announce(ready)
-                self._write_ready(ready)
+                self._on_ready(self._details(ready), time.monotonic() - self.began)
                 return ""
             if time.monotonic() > deadline:
-                return f"the node was not ready within {READY_S:.0f} s"
+                if not patient:
+                    return f"the node was not ready within {READY_S:.0f} s"
+                log.warning(
+                    "not ready after %.0f s: do a majority of the voters (%s) run, with the same secret?",
+                    time.monotonic() - asked,
+                    ", ".join(self.config.cluster.voters),
+                )
+                deadline = time.monotonic() + READY_S
         return ""
 
     def _events_until(self, deadline: float) -> Iterator[float]:
-        """Seconds that may be waited for, again and again; raises ``_Interrupted`` when something else is to do."""
-        while True:
+        """Seconds that may be waited for, again and again until the deadline; raises ``_Interrupted`` when something
+        else is to do."""
+        while time.monotonic() <= deadline:
             if self._stopped() or self._ended():
                 raise _Interrupted
             yield min(0.05, max(0.001, deadline - time.monotonic()))
 
-    def _announce(self, ready: Any) -> None:
-        took = time.monotonic() - self.began
-        lines = (
-            f"logeion: node {ready.node} ready in {took:.2f} s (Ctrl-C stops, data is kept)",
-            f"  Kafka  {', '.join(ready.listeners)}",
-            f"  Admin  {', '.join('http://' + a for a in ready.admin)}",
-            f"  Data   {self.directory}",
-        )
-        with contextlib.suppress(BrokenPipeError):
-            print("\n".join(lines), flush=True)
-
-    def _write_ready(self, ready: Any) -> None:
-        if self.ready_file is not None:
-            details = {
-                "cluster_id": ready.cluster_id,
-                "nodes": [
-                    {
-                        "node": ready.node,
-                        "listeners": ready.listeners,
-                        "admin": ready.admin,
-                        "pid": os.getpid(),
-                        "admin_pid": self._admin,
-                        "supervisor_pid": self._supervisor,
-                        "actors": [{"id": a.actor, "kind": a.kind, "pid": a.pid} for a in ready.actors],
-                    }
-                ],
-            }
-            _write(_details(self.ready_file), json.dumps(details, indent=1) + "\n")
-            _write(self.ready_file, "".join(f"{address}\n" for address in ready.listeners))
+    def _details(self, ready: Any) -> dict[str, Any]:
+        return {
+            "cluster_id": ready.cluster_id,
+            "node": ready.node,
+            "listeners": ready.listeners,
+            "admin": ready.admin,
+            "pid": os.getpid(),
+            "admin_pid": self._admin,
+            "supervisor_pid": self._supervisor,
+            "role": "controller,broker" if ready.node in (self.config.voters() or [ready.node]) else "broker",
+            "leads": ready.leads,
+            "advertises": self.config.listeners.advertise or ready.listeners[0],
+            "actors": [{"id": a.actor, "kind": a.kind, "pid": a.pid} for a in ready.actors],
+        }
 
     # Watching
 
@@ -296,37 +364,47 @@ class Command:
         poll = select.poll()
         for descriptor in (*self._watch, self._wake_in, *self._ties()):
             poll.register(descriptor, select.POLLIN)
-        reader = _standard_output_pipe()
+        reader = None if self._child else standard_output_pipe()
         if reader is not None:
             # No event is asked for; an error is told all the same, once nobody can read any more.
             poll.register(reader, 0)
         while True:
             events = poll.poll()
             if any(descriptor == reader and event & select.POLLERR for descriptor, event in events):
-                return self._reader_left()
+                reader_left()
+                return ""
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_in, 4096)
-            self._reap()
+            reap()
             if self._stopped():
                 return ""
             cause = self._ended()
             if cause:
                 return cause
 
-    def _reader_left(self) -> str:
-        """``logeion up | head -1``: whoever read our output has enough, so this ends like any command would."""
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
-        return ""
-
-    def _reap(self) -> None:
-        """Collect orphans and the admin's starters; the exits that matter are seen by their pidfds."""
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-
     # Stopping
+
+    def _drain(self) -> None:
+        """Let others lead what this node leads, while it can still hand it over; not if they all stop together."""
+        if (self._tie is None and self._child) or not self.config.cluster.voters:
+            return
+        from .lanes import BlockingLane
+        from .messages import Drain
+
+        began = time.monotonic()
+        try:
+            with BlockingLane(self.directory / "run" / "node.sock", "command") as lane:
+                lane.ask(Drain(timeout_ms=int(DRAIN_S * 1000)), self._drain_waits(began + DRAIN_S + 1.0))
+        except (OSError, EOFError, StopIteration, _Interrupted) as error:
+            log.warning("stopping without having drained: %s", str(error) or "it takes too long")
+        else:
+            log.info("drained in %.2f s", time.monotonic() - began)
+
+    def _drain_waits(self, deadline: float) -> Iterator[float]:
+        while time.monotonic() < deadline:
+            if self._stop_signals > 1 or self._ended():
+                raise _Interrupted
+            yield 0.05
 
     def _stop_tree(self) -> None:
         """Let the supervisor stop all in order; a second signal, or the deadline, kills what is left."""
@@ -345,16 +423,7 @@ class Command:
 
     def _kill_tree(self) -> None:
         """End every process below this one, however deep, and wait for them."""
-        deadline = time.monotonic() + 5.0
-        while True:
-            children = _children(os.getpid())
-            for pid in _descendants(children):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            self._reap()
-            if not _children(os.getpid()) or time.monotonic() > deadline:
-                break
-            time.sleep(0.002)
+        end_descendants()
         for descriptor in self._watch:
             os.close(descriptor)
         self._watch.clear()
@@ -367,7 +436,7 @@ class _Interrupted(Exception):
     """A signal came, or the tree is not whole any more."""
 
 
-def _preload() -> None:
+def preload() -> None:
     """Load what the children run, so that they share its memory and fork ready."""
     from .supervisor import actor_class
 
@@ -376,9 +445,11 @@ def _preload() -> None:
     from logeion.wire import apis
 
     assert apis.APIS
+    gc.collect()
+    gc.freeze()
 
 
-def _standard_output_pipe() -> int | None:
+def standard_output_pipe() -> int | None:
     """Standard output, if it is a pipe or a socket that somebody reads."""
     try:
         descriptor = sys.stdout.fileno()
@@ -388,7 +459,14 @@ def _standard_output_pipe() -> int | None:
     return descriptor if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else None
 
 
-def _ask_ready(run_dir: Path, waits: Iterator[float]) -> Any:
+def reader_left() -> None:
+    """``logeion up | head -1``: whoever read our output has enough, so the command ends like any other would."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def _ask_ready(run_dir: Path, nodes: int, waits: Iterator[float]) -> Any:
     """Node's ``Ready``, or None when Node could not be asked this time."""
     from .lanes import BlockingLane
     from .messages import AwaitReady, Ready
@@ -396,29 +474,37 @@ def _ask_ready(run_dir: Path, waits: Iterator[float]) -> Any:
     try:
         lane = BlockingLane(run_dir / "node.sock", "command")
     except OSError:
-        time.sleep(next(waits) / 10)
+        time.sleep(next(waits, 0.0) / 10)
         return None
     with lane:
         try:
-            answer = lane.ask(AwaitReady(), waits)
-        except (OSError, EOFError):
+            answer = lane.ask(AwaitReady(nodes=nodes), waits)
+        except (OSError, EOFError, StopIteration):
             return None
     return answer if isinstance(answer, Ready) else None
 
 
-def _children(pid: int) -> list[int]:
-    """The direct children of a process."""
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+def _announce(details: dict[str, Any], took: float, directory: Path) -> None:
+    lines = (
+        f"logeion: node {details['node']} ready in {took:.2f} s (Ctrl-C stops, data is kept)",
+        f"  Kafka  {', '.join(details['listeners'])}",
+        f"  Admin  {', '.join('http://' + address for address in details['admin'])}",
+        f"  Data   {directory}",
+    )
+    with contextlib.suppress(BrokenPipeError):
+        print("\n".join(lines), flush=True)
 
 
-def _descendants(pids: list[int]) -> list[int]:
-    found = list(pids)
-    for pid in found:
-        found += _children(pid)
-    return found
+def forget_ready(ready_file: Path) -> None:
+    """What an earlier run wrote would tell a waiting test the wrong addresses."""
+    for path in (ready_file, _details(ready_file)):
+        path.unlink(missing_ok=True)
+
+
+def write_ready(ready_file: Path, cluster_id: str, nodes: list[dict[str, Any]], **more: object) -> None:
+    """FILE.json with the details, then FILE with the Kafka listeners, one a line."""
+    _write(_details(ready_file), json.dumps({"cluster_id": cluster_id, **more, "nodes": nodes}, indent=1) + "\n")
+    _write(ready_file, "".join(f"{address}\n" for node in nodes for address in node["listeners"]))
 
 
 def _details(ready_file: Path) -> Path:

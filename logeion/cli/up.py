@@ -1,4 +1,4 @@
-"""``logeion up``: a node in the foreground.
+"""``logeion up``: a node, or several, in the foreground.
 
 This process owns Thespian's admin and everything below it: it is their subreaper, it notices by pidfd when the admin
 or the supervisor ends, and it restarts the whole tree or gives up with the cause. All other processes are forked from
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from .common import CliError
+from .common import CliError, print_table
 
 
 @click.command()
@@ -30,6 +31,7 @@ from .common import CliError
     help="Written once clients can be served: host:port a line; FILE.json has the details.",
 )
 @click.option("--tied-to-fd", type=click.IntRange(0), hidden=True, help="Stop at the end of file of this pipe.")
+@click.option("--no-restart", is_flag=True, hidden=True, help="Leave a node that ends as it is (with -n above 1).")
 @click.option("--config", "config_file", type=click.Path(dir_okay=False, path_type=Path), help="TOML settings.")
 def up(
     nodes: int,
@@ -41,30 +43,68 @@ def up(
     fresh: bool,
     ready_file: Path | None,
     tied_to_fd: int | None,
+    no_restart: bool,
     config_file: Path | None,
 ) -> None:
-    """Run a node in the foreground until Ctrl-C or SIGTERM."""
+    """Run a node, or several as a cluster on this machine, in the foreground until Ctrl-C or SIGTERM."""
     if not sys.platform.startswith("linux"):
         raise CliError(
             f"the broker runs on Linux only, this is {sys.platform}",
             "run it in a Linux virtual machine and connect from here with -b HOST:PORT",
         )
-    if nodes > 1:
-        raise click.UsageError("-n above 1 needs replication, which this version does not have yet")
     from logeion.actors.foreground import Options, run
 
-    sys.exit(
-        run(
-            Options(
-                port=port,
-                admin_port=admin_port,
-                bind=list(bind) or None,
-                advertise=advertise,
-                data=data,
-                fresh=fresh,
-                ready_file=ready_file,
-                tied_to_fd=tied_to_fd,
-                config_file=config_file,
-            )
-        )
+    options = Options(
+        port=port,
+        admin_port=admin_port,
+        bind=list(bind) or None,
+        advertise=advertise,
+        data=data,
+        fresh=fresh,
+        ready_file=ready_file,
+        tied_to_fd=tied_to_fd,
+        config_file=config_file,
     )
+    if nodes == 1:
+        sys.exit(run(options))
+    from logeion.actors import nodes as several
+
+    sys.exit(several.run(options, nodes, announce, restart=not no_restart))
+
+
+def announce(nodes: list[dict[str, Any]], took: float, directory: Path) -> None:
+    """The cluster, on one screen."""
+    from importlib.metadata import version
+
+    from logeion.actors.processes import descendants, memory
+
+    kafka = [node["listeners"][0] for node in nodes]
+    _, _, port = kafka[0].rpartition(":")
+    more = [":" + address.rpartition(":")[2] for address in kafka[1:]]
+    to = "" if port == "9092" else f" -b {kafka[0]}"
+    click.echo(
+        f"logeion {version('logeion')}   {len(nodes)} nodes ready in {took:.1f} s   (Ctrl-C stops, data is kept)"
+    )
+    click.echo()
+    click.echo(f"  Kafka      {', '.join([kafka[0], *more])}   any Kafka client, unmodified")
+    click.echo(f"  Console    http://{nodes[0]['admin'][0]}")
+    click.echo(f"  Data       {directory}   logeion up --fresh to start over")
+    click.echo()
+    rows = [
+        (
+            node["node"],
+            node["role"],
+            node["leads"],
+            len(node["actors"]),
+            f"{memory(descendants([node['pid']])) / 2**20:.0f} MiB",
+            node["advertises"],
+        )
+        for node in nodes
+    ]
+    print_table(["node", "role", "leads", "actors", "memory", "advertises"], rows)
+    click.echo()
+    click.echo("  Try, in another terminal:")
+    click.echo(f"    echo hello | logeion produce{to} greetings")
+    click.echo(f"    logeion consume{to} greetings -o start --follow")
+    click.echo(f"    logeion topic describe{to} greetings")
+    sys.stdout.flush()

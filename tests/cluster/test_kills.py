@@ -166,12 +166,6 @@ def test_fresh_erases_only_a_directory_of_ours(tmp_path: Path) -> None:
     assert precious.read_text() == "years"
 
 
-def test_more_than_one_node_is_refused_as_usage(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "logeion", "up", "-n", "3", "--data", str(tmp_path / "data")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    assert done.returncode == 2 and "replication" in done.stderr
-
-
 def test_a_taken_port_is_named_and_ends_the_command(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
