@@ -67,6 +67,7 @@ class Host:
         self.removed: list[RemoveDirectory] = []
         self.to_controller: deque[m.GrantEpochs | m.ReplicasDown] = deque()
         self.to_supervisor: deque[AnyEffect] = deque()
+        self.asked: list[m.Message] = []
         self.registering = False
         self.soon: deque[Beat | SendPing] = deque()
         self.beats: list[Beat] = []
@@ -179,6 +180,7 @@ class Host:
     # The controller
 
     def ask(self, request: Request) -> m.Message:
+        self.asked.append(request)
         decision = self.controller.handle(request, self.now)
         self.log += decision.records
         return decision.reply
@@ -201,9 +203,9 @@ class Host:
         self.step(reply)
 
     def join(self, node: int) -> None:
-        """Another node is there, and stays (without a boot id nobody waits for its heartbeats)."""
+        """Another node is there, and stays (no world here lets a session lapse but by ``fence``)."""
         host = f"host{node}"
-        self.ask(
+        reply = self.ask(
             m.RegisterNode(
                 node=node,
                 incarnation=f"a{node}",
@@ -212,8 +214,12 @@ class Host:
                 port=9092,
                 cluster_host=host,
                 cluster_port=9645,
+                boot_id=f"b{node}",
+                features=SUPPORTED,
             )
         )
+        assert isinstance(reply, m.NodeRegistered)
+        self.ask(m.Heartbeat(node=node, broker_epoch=reply.broker_epoch, applied=reply.committed))
 
     def fence(self, node: int) -> None:
         """Another node is gone."""
@@ -327,6 +333,10 @@ class Host:
         if process is not None:
             change = m.StateChanged(state=state, cause=cause, code=code, epoch=process.epoch)
             self.step(Reported(actor=actor, incarnation=process.incarnation, change=change))
+
+    def run_fixed(self, actor: str, incarnation: int) -> None:
+        """A gateway or the controller says that it runs."""
+        self.step(Reported(actor=actor, incarnation=incarnation, change=m.StateChanged(state="running")))
 
     def remove(self, *, failed: bool = False) -> None:
         effect = self.removing.popleft()
