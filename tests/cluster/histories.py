@@ -124,15 +124,27 @@ class Run:
         """All partitions of the topic."""
         return [f"{self.topic}-{number}" for number in range(self.partitions)]
 
-    def start(self, *, per_second: float = 600.0, members: int = 1, followers: int = 1, ends: float = 4.0) -> None:
+    def start(
+        self,
+        *,
+        per_second: float = 600.0,
+        members: int = 1,
+        followers: int = 1,
+        ends: float = 4.0,
+        acks: str = "all",
+    ) -> None:
         """Both kinds of clients, each half of the load with a group of its own; returns when all of them work."""
         options = {"bootstrap": self.cluster.bootstrap, "topic": self.topic, "partitions": self.partitions}
-        options |= {"per_second": per_second / 2, "members": members, "followers": followers}
+        options |= {"per_second": per_second / 2, "members": members, "followers": followers, "acks": acks}
         more = {"producers": 2, "request_ms": REQUEST_MS, "group": f"{self.topic}-confluent", "ends_per_second": ends}
         self.loads.append(Load("confluent", self.folder, first=1_000, **options, **more))
         self.loads.append(Load("aiokafka_", self.folder, first=2_000, **options, group=f"{self.topic}-aiokafka"))
         for load in self.loads:
             load.until("running", 60.0)
+
+    def acked(self) -> int:
+        """How many sends were acknowledged, as the loads said last (within a second)."""
+        return sum(load.counts.get("send ok", 0) for load in self.loads)
 
     def fault(self, began: float, what: str, **more: Any) -> None:
         """A fault that began then and is over now."""
