@@ -67,6 +67,8 @@ class Host:
         self.removed: list[RemoveDirectory] = []
         self.to_controller: deque[m.GrantEpochs | m.ReplicasDown] = deque()
         self.to_supervisor: deque[AnyEffect] = deque()
+        # Starts of an actor whose directory another one holds.
+        self.collisions: list[Start] = []
         self.asked: list[m.Message] = []
         self.registering = False
         self.soon: deque[Beat | SendPing] = deque()
@@ -118,6 +120,9 @@ class Host:
             match effect:
                 case Start():
                     self.starts.append(effect)
+                    directory = effect.actor.partition("/")[2]
+                    held = effect.kind != "coordinator" and directory in map(_directory, self.processes)
+                    self.collisions += [effect] * held
                     self.to_supervisor.append(effect)
                 case Stop() | List():
                     self.to_supervisor.append(effect)
@@ -365,6 +370,11 @@ class Host:
             else:
                 return
         raise AssertionError("the host does not come to rest")
+
+
+def _directory(actor: str) -> str:
+    kind, _, name = actor.partition("/")
+    return name if kind in ("partition", "replica") else ""
 
 
 def _failed(request: m.GrantEpochs | m.ReplicasDown, code: int) -> GrantFailed | DownFailed:
