@@ -8,6 +8,7 @@ here. Unknown sections and keys are refused with a guess at what was meant. The 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import types
 import typing
 from collections.abc import Mapping
@@ -250,6 +251,9 @@ def load(
             section, _, key = flag.partition(".")
             config = _overlaid(config, origins, {section: {key: given}}, "flag")
     _check_meaning(config, origins)
+    own = config.voters().get(config.node.id)
+    if own is not None and origins["cluster.port"] == "default":
+        config = _overlaid(config, origins, {"cluster": {"port": own[1]}}, origins["cluster.voters"])
     return Loaded(config, origins)
 
 
@@ -424,3 +428,11 @@ def show_address(host: str, port: int) -> str:
 def is_any(host: str) -> bool:
     """Whether this stands for every address of a host: something to listen on, never to connect to."""
     return host in ("", "*", "0.0.0.0", "::")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this host can connect there, as far as the name says; a name that must be looked up is not."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

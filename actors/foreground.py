@@ -25,7 +25,7 @@ import msgspec
 from logeion.wire.errors import ConfigError
 
 from .claim import Claim, StartError, claim, clear_run, free_port, settle_ports
-from .config import Config, is_any, load
+from .config import Config, is_any, is_loopback, load
 from .hosts import load_secret
 from .processes import children, end_descendants, reap
 from .restarts import Policy, Restarts
@@ -69,8 +69,10 @@ def run(options: Options, defaults: Mapping[str, object] | None = None) -> int:
     """Run a node until it is told to stop; the command's exit code. ``defaults`` are this command's own."""
     try:
         check_tie(options.tied_to_fd)
-        config = load(options.config_file, os.environ, flags(options), defaults).config
-        config, directory = located(config)
+        loaded = load(options.config_file, os.environ, flags(options), defaults)
+        config, directory = located(loaded.config)
+        if config.cluster.voters and loaded.origins["node.id"] == "default":
+            raise ConfigError("node.id is not set; the nodes of a cluster have each their own")
         check_cluster(config)
         held = claim(directory, options.fresh)
         config = settle_ports(config)
@@ -139,10 +141,17 @@ def check_cluster(config: Config) -> None:
             )
         return
     load_secret(config)
-    if is_any(config.cluster_address()[0]):
+    host, port = config.cluster_address()
+    if is_any(host):
         raise ConfigError(
             f"cluster.bind is {cluster.bind}, every address of this host; say in cluster.advertise which of them other "
             "hosts find it at"
+        )
+    if is_loopback(cluster.bind) and not is_loopback(host):
+        raise ConfigError(f"other hosts look for this node at {host}, but cluster.bind is {cluster.bind}")
+    if port != cluster.port and not cluster.advertise:
+        raise ConfigError(
+            f"cluster.voters says that this node's cluster port is {port}, but cluster.port is {cluster.port}"
         )
     if any(map(is_any, config.listeners.bind)) and not config.listeners.advertise:
         raise ConfigError(

@@ -11,10 +11,12 @@ from .common import INTERRUPTED, OK, CliError, end_quietly
 
 # Command -> (module, what --help says). The command in the module has the command's name.
 COMMANDS = {
-    "up": ("logeion.cli.up", "Run a node in the foreground until Ctrl-C or SIGTERM."),
+    "up": ("logeion.cli.up", "Run a node, or a cluster on this machine, until Ctrl-C or SIGTERM."),
+    "serve": ("logeion.cli.serve", "Run one node of a cluster of several hosts until SIGTERM."),
     "topic": ("logeion.cli.topic", "Create, list, describe, configure, grow and delete topics."),
     "produce": ("logeion.cli.produce", "Publish lines or JSON records to a topic."),
     "consume": ("logeion.cli.consume", "Read a topic's records."),
+    "cluster": ("logeion.cli.cluster", "Show health and nodes; move replicas, leaders and voters."),
     "group": ("logeion.cli.group", "List, describe, watch, reset and delete consumer groups."),
     "actors": ("logeion.cli.actors", "Show a node's actors."),
     "config": ("logeion.cli.config", "Show the settings of a node and where each comes from."),

@@ -145,6 +145,21 @@ def test_the_cluster_address_is_advertised_or_listed_or_bound() -> None:
     assert address(2) == ("", 0), "alone"
 
 
+def test_a_voter_has_the_cluster_port_that_the_voters_say(tmp_path: Path) -> None:
+    file = write(tmp_path, '[cluster]\nvoters = ["1@one:5", "2@two:6"]\n')
+    loaded = load(file, None, {"node.id": 2})
+    assert (loaded.config.cluster.port, loaded.origins["cluster.port"]) == (6, f"file {file}")
+    assert load(file, {"LOGEION_CLUSTER__PORT": "7"}, {"node.id": 2}).config.cluster.port == 7
+    assert load(file, None, {"node.id": 3}).config.cluster.port == Config().cluster.port
+
+
+def test_a_command_has_defaults_of_its_own() -> None:
+    mine = {"groups.offsets_partitions": 8}
+    loaded = load(None, {}, {}, mine)
+    assert (loaded.config.groups.offsets_partitions, loaded.origins["groups.offsets_partitions"]) == (8, "default")
+    assert load(None, {"LOGEION_GROUPS__OFFSETS_PARTITIONS": "3"}, {}, mine).config.groups.offsets_partitions == 3
+
+
 def test_config_show_tells_values_and_origins(tmp_path: Path) -> None:
     file = write(tmp_path, "[listeners]\nport = 1234\n")
     shown = CliRunner().invoke(command, ["show", "--origin", "-o", "json", "--config", str(file)])
