@@ -1,19 +1,26 @@
-"""Controller: one voter of the metadata quorum, as a process."""
+"""Controller: one member of the metadata quorum, or an observer of it, as a process."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
+import os
 import time
 import uuid
+from collections import deque
 from pathlib import Path
+from typing import cast, get_args
 
-from logeion.wire.errors import InvalidRequestError, KafkaStorageError, StorageError
+from logeion.wire.errors import InvalidRequestError, KafkaStorageError, NotControllerError, StorageError
 
-from ..lanes import Lane, LaneListener, socket_path
+from ..hosts import dial_host, load_secret
+from ..lanes import Lane, LaneError, LaneListener, OnClosed, OnMessage, RefusedError, socket_path
 from ..messages import (
     AnyMessage,
+    AppendEntries,
+    ChangeVoters,
+    DescribeQuorum,
+    InstallSnapshot,
     Message,
     Refused,
     Subscribe,
@@ -21,20 +28,45 @@ from ..messages import (
 from ..metadata import MetadataImage
 from ..runtime import ActorBase, Shell
 from ..stream import Frame
-from .alone import QuorumOfOne
-from .machine import ControllerMachine, Request
-from .quorum import Commit, NotWrittenError
+from . import machine
+from .entries import pack_records, pack_snapshot
+from .machine import ControllerMachine
+from .member import (
+    Acts,
+    Ask,
+    Asks,
+    Compacted,
+    Event,
+    Learned,
+    Member,
+    NotRelayed,
+    Question,
+    Relay,
+    Relayed,
+    Surroundings,
+)
+from .observing import Observing
+from .peers import Dial, NotReached, Peers
+from .raft.messages import Elapsed, LeaderGone, Resign, Told
+from .raft.state import Settings
+from .storage import VoterStorage, is_full
 from .subscribers import Subscribers
 from .topics import Defaults
 
 log = logging.getLogger(__name__)
 
-_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
+_TOLD: tuple[type[Message], ...] = get_args(Told)
+_QUESTIONS: tuple[type[Message], ...] = (*machine.REQUESTS, ChangeVoters, DescribeQuorum)
+
 FULL_AGAIN_S = 1.0
+# How long a question may be with the leader, and how long a subscriber waits until we know what it has heard.
+RELAYED_S, BEHIND_S = 10.0, 10.0
+# Steps in one turn of the loop, so that the lanes have theirs.
+STEPS = 64
 
 
 class ControllerShell(Shell):
-    """The machine's decisions made durable, answered, and told to everybody who follows.
+    """The member's acts, in their order; lanes to whoever asks or follows, and to the other voters.
 
     A disk that fails ends the process: a start reads what really is there. One that is full only refuses.
     """
@@ -42,63 +74,253 @@ class ControllerShell(Shell):
     listener: LaneListener | None = None
 
     async def start(self) -> None:
-        """Recover the metadata log, found the cluster if there is none, listen."""
-        spec = self.spec
-        self.machine = self._new_machine()
-        self.subscribers = Subscribers(lambda: self.machine.image.records())
-        for commit in await self._open():
-            self.subscribers.recovered(commit)
-            self._replay(commit)
-        image = self.machine.image
-        founding = self.machine.found(self.config.cluster.id or uuid.uuid4().hex[:22])
-        if founding:
-            self.quorum.propose(founding, self.subscribers.recovered)
+        """Recover what this voter stored, take part in the quorum, listen."""
+        spec, config = self.spec, self.config
+        self.voters = config.voters() or {spec.node: ("", 0)}
+        self.storage: VoterStorage | None = None
+        self._events: deque[Event] = deque()
+        self._asks: list[Ask] = []
+        self._tickets: dict[int, tuple[Lane, int]] = {}
+        self._ticket = 0
+        self._turning = self._due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self.member = self._new_member()
+        self.subscribers = Subscribers(
+            lambda: self.member.image.records(), lambda: self.member.applied, lambda: self.member.decides
+        )
+        dial = self._dial()
+        self.peers = Peers(self.loop, dial, self._addresses, lambda node: self._post(LeaderGone(node)))
+        self.observing = Observing(
+            self.loop,
+            dial,
+            lambda: [address for node in self.voters if node != spec.node for address in self._addresses(node)],
+            lambda: self.member.applied,
+            lambda committed: self._post(Learned(committed)),
+        )
+        storage = self._new_storage()
+        if spec.node in self.voters or storage.exists:
+            await self._join(storage)
+        # A voter that is alone knows all there is before anybody asks.
+        self._turn()
         log.info(
-            "controller serves cluster=%s offset=%d topics=%d",
-            image.cluster_id,
-            self.machine.next_offset,
-            len(image.topics),
+            "controller serves cluster=%s offset=%d topics=%d voters=%s",
+            self.member.image.cluster_id,
+            self.member.applied,
+            len(self.member.image.topics),
+            list(self.voters),
         )
         self.listener = LaneListener(self.loop, socket_path(spec.run_dir, "controller"), self._on_lane)
 
     async def stop(self) -> None:
-        """Nobody is served any more; the log is closed cleanly."""
+        """Another one leads, nobody is served any more, the log is closed cleanly."""
+        self._post(Resign())
         if self.listener is not None:
             self.listener.close()
-        self.quorum.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        self.observing.want(False)
+        self.peers.close()
+        if self.storage is not None:
+            self.storage.close()
 
-    async def _open(self) -> list[Commit]:
-        """Recover. A disk that is full is waited for: dying of it again and again would take the whole tree down."""
-        while True:
-            self.quorum = QuorumOfOne(
-                Path(self.spec.data_dir), now_ms=_now_ms, snapshot_bytes=self.config.storage.metadata_snapshot_bytes
+    # What stands around the member -----------------------------------------------------------------------------------
+
+    def _new_member(self, closed: Refused | None = None) -> Member:
+        config = self.config
+        defaults = Defaults(
+            partitions=config.topics.partitions,
+            replication_factor=config.topics.replication_factor,
+            partitions_max=config.limits.partitions,
+        )
+        settings = machine.Settings(
+            session_s=config.controller.session_ms / 1000, rebalance_s=config.controller.rebalance_ms / 1000
+        )
+        around = Surroundings(
+            machine=lambda image: ControllerMachine(defaults, lambda: uuid.uuid4().hex, image, settings),
+            reachable=lambda node: bool(self._addresses(node)),
+            cluster_id=lambda: config.cluster.id or uuid.uuid4().hex[:22],
+            pack=lambda records: pack_records(records, _now_ms()),
+            pack_image=lambda records: pack_snapshot(records, _now_ms()),
+            snapshot_bytes=config.storage.metadata_snapshot_bytes,
+        )
+        return Member(self.spec.node, MetadataImage(config.topic_defaults()), around, closed)
+
+    def _new_storage(self) -> VoterStorage:
+        return VoterStorage(Path(self.spec.data_dir), now_ms=_now_ms)
+
+    def _dial(self) -> Dial:
+        secret = load_secret(self.config) if self.config.cluster.voters else b""
+
+        async def dial(
+            host: str, port: int, *, on_message: OnMessage | None = None, on_closed: OnClosed | None = None
+        ) -> Lane:
+            return await dial_host(
+                self.loop, host, port, "controller", secret=secret, on_message=on_message, on_closed=on_closed
             )
+
+        return dial
+
+    def _addresses(self, node: int) -> list[tuple[str, int]]:
+        """Where this node's cluster port may be: configured for the first voters, registered by the others."""
+        found = []
+        if node in self.voters and self.voters[node][1]:
+            found.append(self.voters[node])
+        broker = self.member.image.brokers.get(node)
+        if broker is not None and broker.cluster_port:
+            found.append((broker.cluster_host, broker.cluster_port))
+        return list(dict.fromkeys(found))
+
+    # The disk --------------------------------------------------------------------------------------------------------
+
+    async def _join(self, storage: VoterStorage) -> None:
+        """Open the disk. One that is full is waited for: dying of it again and again would take the whole tree down."""
+        node = self.spec.node
+        while True:
             try:
-                return self.quorum.open()
+                stored = storage.open(node, tuple(sorted(self.voters)) if node in self.voters else ())
+                break
             except StorageError as error:
-                if getattr(error.__cause__, "errno", None) not in _FULL:
+                if not is_full(error):
                     raise
                 log.error("the controller waits for room on the disk: %s", error)
-                self.quorum.close()
+                storage.close(clean=False)
             await asyncio.sleep(FULL_AGAIN_S)
-
-    def _new_machine(self) -> ControllerMachine:
-        topics = self.config.topics
-        return ControllerMachine(
-            Defaults(
-                partitions=topics.partitions,
-                replication_factor=topics.replication_factor,
-                partitions_max=self.config.limits.partitions,
-            ),
-            lambda: uuid.uuid4().hex,
-            MetadataImage(self.config.topic_defaults()),
+            storage = self._new_storage()
+        self.storage = storage
+        election_s = self.config.controller.election_ms / 1000
+        settings = Settings(
+            heartbeat_s=election_s / 5,
+            election_min_s=election_s,
+            election_max_s=2 * election_s,
+            lease_s=0.9 * election_s,
+            answer_s=0.4 * election_s,
         )
+        seed = int.from_bytes(os.urandom(8), "big")
+        for commit in self.member.join(stored, settings, seed, self.loop.time()):
+            self.subscribers.committed(commit)
 
-    def _replay(self, commit: Commit) -> None:
-        for offset, record in enumerate(commit.records, commit.offset):
-            self.machine.replay(offset, record)
-        # A snapshot has fewer records than the offsets it stands for.
-        self.machine.next_offset = commit.next_offset
+    def _full(self, error: StorageError) -> None:
+        """Nothing of the last step was done: the process goes on from what the disk holds, once there is room."""
+        assert self.storage is not None
+        log.error("the controller decides nothing until there is room on the disk: %s", error)
+        self.storage.close(clean=False)
+        self.storage = None
+        refusal = Refused(code=KafkaStorageError.code, reason=str(error))
+        self.member = self._new_member(refusal)
+        self._events.clear()
+        for ticket in list(self._tickets):
+            self._answer(ticket, refusal)
+        self._rejoining = self.loop.create_task(self._rejoin())
+
+    async def _rejoin(self) -> None:
+        await asyncio.sleep(FULL_AGAIN_S)
+        await self._join(self._new_storage())
+        self._turn()
+
+    # Steps -----------------------------------------------------------------------------------------------------------
+
+    def _post(self, event: Event) -> None:
+        """Let the member know, now or when the step under way is done."""
+        self._events.append(event)
+        if not self._turning:
+            self._turn()
+
+    def _turn(self) -> None:
+        self._turning, self._due = True, False
+        try:
+            for _ in range(STEPS):
+                event = self._next()
+                if event is None:
+                    break
+                self._carry_out(self.member.step(event, self.loop.time()))
+        finally:
+            self._turning = False
+        self.observing.want(self.member.closed is None and not self.member.votes)
+        self._arm()
+
+    def _next(self) -> Event | None:
+        """What was asked comes before what is due: after a pause many things are, and some of it has been said."""
+        if self._events:
+            return self._events.popleft()
+        if self._asks:
+            asks, self._asks = self._asks, []
+            return Asks(asks)
+        return Elapsed() if self.member.deadline <= self.loop.time() else None
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self.member.deadline
+        if self._events or self._asks or deadline <= self.loop.time():
+            self._turn_soon()
+        elif deadline != float("inf"):
+            self._timer = self.loop.call_at(deadline, self._turn)
+
+    def _turn_soon(self) -> None:
+        """Once all that has arrived is read: what waits together becomes one write and one sync."""
+        if not self._due:
+            self._due = True
+            self.loop.call_soon(self._turn)
+
+    def _carry_out(self, acts: Acts) -> None:
+        for send in acts.raft.before:
+            self.peers.tell(send.to, send.message)
+        if acts.raft.writes:
+            assert self.storage is not None
+            try:
+                self.storage.carry_out(acts.raft.writes)
+            except StorageError as error:
+                if not is_full(error) or self.storage.log.failed is not None:
+                    raise
+                self._full(error)
+                return
+        for send in acts.raft.after:
+            self.peers.tell(send.to, send.message)
+        self.subscribers.leads(self.member.leader)
+        for commit in acts.publish:
+            self.subscribers.committed(commit)
+        for answer in acts.answers:
+            self._answer(answer.ticket, answer.message)
+        for relay in acts.relays:
+            self._relay(relay)
+        self._take_snapshot()
+
+    def _take_snapshot(self) -> None:
+        snapshot = self.member.snapshot()
+        if snapshot is None:
+            return
+        assert self.storage is not None
+        try:
+            self.storage.store_snapshot(snapshot)
+        except StorageError as error:
+            if not is_full(error):
+                raise
+            log.warning("no snapshot of the metadata log: %s", error)
+        else:
+            self._events.append(Compacted(snapshot))
+
+    def _answer(self, ticket: int, message: Message) -> None:
+        lane, request = self._tickets.pop(ticket)
+        lane.reply(request, message)
+
+    def _relay(self, relay: Relay) -> None:
+        ticket = relay.ticket
+
+        def on_reply(reply: AnyMessage | LaneError) -> None:
+            if isinstance(reply, NotReached):
+                self._post(NotRelayed(ticket))
+            elif isinstance(reply, RefusedError):
+                if reply.code == NotControllerError.code:
+                    self._post(NotRelayed(ticket))
+                else:
+                    self._post(Relayed(ticket, Refused(code=reply.code, reason=reply.reason)))
+            else:
+                self._post(Relayed(ticket, None if isinstance(reply, LaneError) else reply))
+
+        self.peers.call(relay.to, relay.question, on_reply, RELAYED_S)
+
+    # Lanes -----------------------------------------------------------------------------------------------------------
 
     def _on_lane(self, lane: Lane) -> None:
         lane.on_message = self._on_message
@@ -106,36 +328,42 @@ class ControllerShell(Shell):
 
     def _on_closed(self, lane: Lane, reason: str) -> None:
         self.subscribers.gone(lane)
+        if lane.peer is not None and lane.peer.kind == "controller":
+            self._post(LeaderGone(lane.peer.node))
 
     def _on_message(self, lane: Lane, request: int, message: AnyMessage, frame: Frame) -> None:
-        if isinstance(message, Subscribe):
-            self.subscribers.subscribe(lane, request, message.from_offset)
-        elif isinstance(message, Request):
-            lane.reply(request, self._decide(message))
+        assert lane.peer is not None
+        voter = lane.peer.kind == "controller"
+        if isinstance(message, _TOLD):
+            self._hear(cast(Told, message))
+        elif isinstance(message, Subscribe):
+            if voter and not self.member.votes:
+                refusal = f"node {self.spec.node} has no vote itself"
+                lane.reply(request, Refused(code=NotControllerError.code, reason=refusal))
+            elif not self.subscribers.subscribe(lane, request, message.from_offset):
+                self.loop.call_later(BEHIND_S, self.subscribers.insist, lane)
+        elif isinstance(message, _QUESTIONS):
+            self._ticket += 1
+            self._tickets[self._ticket] = (lane, request)
+            self._asks.append(Ask(self._ticket, cast(Question, message), relayed=voter))
+            self._turn_soon()
         else:
             refusal = f"the controller does not answer {type(message).__name__}"
             lane.reply(request, Refused(code=InvalidRequestError.code, reason=refusal))
 
-    def _decide(self, request: Request) -> Message:
-        """The answer to a request, with its records committed."""
-        decision = self.machine.handle(request, self.loop.time())
-        if not decision.records:
-            return decision.reply
-        try:
-            self.quorum.propose(decision.records, self.subscribers.committed)
-        except NotWrittenError as error:
-            log.error("%s came to nothing: %s", type(request).__name__, error)
-            # The machine has seen the records already: begin again from what is committed.
-            self.machine = self._new_machine()
-            for commit in self.quorum.read():
-                self._replay(commit)
-            return Refused(code=KafkaStorageError.code, reason=str(error))
-        assert self.quorum.end_offset == self.machine.next_offset, "the machine and its log disagree"
-        try:
-            self.quorum.compact(self.machine.image.records)
-        except StorageError as error:
-            log.warning("no snapshot of the metadata log: %s", error)
-        return decision.reply
+    def _hear(self, message: Told) -> None:
+        """The quorum speaks. To a node without a disk only if a leader wants it to become a voter."""
+        if self.member.raft is not None:
+            self._post(message)
+        elif (
+            self.storage is None and self.member.closed is None and isinstance(message, AppendEntries | InstallSnapshot)
+        ):
+            self._joining = self.loop.create_task(self._begin_to_vote(message))
+
+    async def _begin_to_vote(self, message: Told) -> None:
+        self.member.closed = Refused(code=NotControllerError.code, reason="this node becomes a voter just now")
+        await self._join(self._new_storage())
+        self._post(message)
 
 
 def _now_ms() -> int:

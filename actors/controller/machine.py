@@ -137,6 +137,11 @@ class ControllerMachine:
         self._sessions.begin(self.image.brokers, now)
         self._rebalance_at = now + self.settings.rebalance_s
 
+    def reset(self, image: MetadataImage, next_offset: int) -> None:
+        """What was decided last will not be committed: go on from this image. Sessions are kept."""
+        self.image = image
+        self.next_offset = next_offset
+
     def deadline(self, now: float) -> float:
         """When ``tick`` is due, at the latest."""
         due = self._sessions.deadline(self._watched(), now)
@@ -206,9 +211,8 @@ class ControllerMachine:
     # Nodes
 
     def _watched(self) -> list[int]:
-        """The nodes that must send heartbeats."""
-        image = self.image
-        return [node for node, broker in image.brokers.items() if node not in image.fenced and broker.boot_id]
+        """The nodes whose heartbeats are waited for."""
+        return [node for node in self.image.brokers if node not in self.image.fenced]
 
     def _check_epoch(self, node: int, broker_epoch: int) -> BrokerRegistered:
         broker = self.image.brokers.get(node)
@@ -223,8 +227,7 @@ class ControllerMachine:
         incarnation begins fenced, and what its predecessor had is first taken from it.
         """
         image, node = self.image, request.node
-        if request.boot_id:
-            features.check_registration(image, node, request.features)
+        features.check_registration(image, node, request.features)
         known = image.brokers.get(node)
         moved = known is not None and known.directory_id != request.directory_id
         if moved and node not in image.fenced and self._sessions.alive(node, now):
@@ -252,9 +255,6 @@ class ControllerMachine:
         if record != known:
             records += self._apply([record])
         self._sessions.heard(node, now)
-        if not request.boot_id and node in image.fenced:
-            # A Node that sends no heartbeats.
-            records += self._unfence(node)
         return Decision(records, NodeRegistered(broker_epoch=record.broker_epoch, committed=self.next_offset))
 
     def _unfence(self, node: int) -> list[MetadataRecord]:

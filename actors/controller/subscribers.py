@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ..lanes import Lane
 from ..messages import Committed
 from ..metadata import MetadataRecord
-from .quorum import Commit
+from .entries import Commit
 
 log = logging.getLogger(__name__)
 
@@ -20,19 +20,61 @@ SUBSCRIBERS_MAX = 1_000
 
 
 class Subscribers:
-    """``image`` gives the records that all that is committed adds up to."""
+    """``image`` gives the records that all that is committed adds up to, ``applied`` the offset to which it does.
 
-    def __init__(self, image: Callable[[], list[MetadataRecord]]) -> None:
+    ``complete`` tells whether that is surely all there is: after a start, what a subscriber has heard already may be
+    known here only a moment later.
+    """
+
+    def __init__(
+        self,
+        image: Callable[[], list[MetadataRecord]],
+        applied: Callable[[], int],
+        complete: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._image = image
+        self._applied = applied
+        self._complete = complete
         self._lanes: dict[Lane, None] = {}
+        # Those that have heard more than we know: the request, and from where on they want to hear.
+        self._early: dict[Lane, tuple[int, int]] = {}
         self._recent: deque[Commit] = deque()
         self._kept = 0
         self._end = 0
+        self._leader = -1
 
     def committed(self, commit: Commit) -> None:
-        """Remember it and send it to everybody."""
-        self._remember(commit)
-        message = Committed(offset=commit.offset, next_offset=commit.next_offset, records=commit.records)
+        """Remember it and send it to everybody; what is known already, from before the disk was full, is not news."""
+        if commit.next_offset <= self._end:
+            self._answer_early()
+            return
+        if commit.snapshot:
+            self._recent.clear()
+            self._kept = 0
+            self._end = commit.next_offset
+        else:
+            self._remember(commit)
+        self._tell(self._message(commit))
+        self._answer_early()
+
+    def leads(self, leader: int) -> None:
+        """Who leads the quorum (-1: nobody knows), if that is news."""
+        if leader != self._leader:
+            self._leader = leader
+            self._tell(self._message(Commit(self._end, [], self._end)))
+        if self._early:
+            self._answer_early()
+
+    def _message(self, commit: Commit) -> Committed:
+        return Committed(
+            offset=commit.offset,
+            next_offset=commit.next_offset,
+            records=commit.records,
+            snapshot=commit.snapshot,
+            leader=self._leader,
+        )
+
+    def _tell(self, message: Committed) -> None:
         for lane in list(self._lanes):
             if lane.congested:
                 # It does not read; when it does again it dials, and asks for what it lacks.
@@ -40,40 +82,63 @@ class Subscribers:
             else:
                 lane.tell(message)
 
-    def recovered(self, commit: Commit) -> None:
-        """What a start has read; nobody listens yet."""
-        if commit.snapshot:
-            self._end = commit.next_offset
-        else:
-            self._remember(commit)
-
     def _remember(self, commit: Commit) -> None:
         self._recent.append(commit)
-        self._kept += len(commit.records)
+        self._kept += len(commit.records) + 1
         self._end = commit.next_offset
         while self._kept > RECENT_RECORDS:
-            self._kept -= len(self._recent.popleft().records)
+            self._kept -= len(self._recent.popleft().records) + 1
 
-    def subscribe(self, lane: Lane, request: int, from_offset: int) -> None:
+    def subscribe(self, lane: Lane, request: int, from_offset: int) -> bool:
         """Answer with everything from ``from_offset`` on, or a snapshot if that reaches too far back; then follow.
 
-        A subscriber that claims to have more than there is has followed another log: it gets the snapshot.
+        False if that has to wait until we know as much; ``insist`` ends the wait.
         """
-        if len(self._lanes) >= SUBSCRIBERS_MAX:
+        if len(self._lanes) + len(self._early) >= SUBSCRIBERS_MAX:
             lane.close(f"{SUBSCRIBERS_MAX} actors follow the metadata log already")
-            return
+            return True
+        if self._applied() < self._end or (from_offset > self._end and not self._complete()):
+            self._early[lane] = (request, from_offset)
+            return False
+        self._answer(lane, request, from_offset)
+        return True
+
+    def insist(self, lane: Lane) -> None:
+        """It has waited long enough: it has followed another log than this one, and gets the snapshot."""
+        if lane in self._early and self._applied() >= self._end:
+            self._answer(lane, *self._early.pop(lane))
+
+    def _answer_early(self) -> None:
+        for lane, (request, from_offset) in list(self._early.items()):
+            del self._early[lane]
+            self.subscribe(lane, request, from_offset)
+
+    def _answer(self, lane: Lane, request: int, from_offset: int) -> None:
         oldest = self._recent[0].offset if self._recent else self._end
-        if oldest <= from_offset <= self._end:
-            records: list[MetadataRecord] = []
-            for commit in self._recent:
-                if commit.next_offset > from_offset:
-                    records += commit.records[max(0, from_offset - commit.offset) :]
-            answer = Committed(offset=from_offset, next_offset=self._end, records=records)
-        else:
-            answer = Committed(offset=0, next_offset=self._end, records=self._image(), snapshot=True)
-        lane.reply(request, answer)
         self._lanes[lane] = None
+        if not oldest <= from_offset <= self._end:
+            lane.reply(request, self._message(Commit(0, self._image(), self._end, snapshot=True)))
+            return
+        first, *more = self._since(from_offset)
+        lane.reply(request, self._message(first))
+        for commit in more:
+            lane.tell(self._message(commit))
+
+    def _since(self, from_offset: int) -> list[Commit]:
+        """The recent commits from there on, in as few as can say which offset each record has; at least one."""
+        found = [Commit(from_offset, [], from_offset)]
+        for commit in self._recent:
+            if commit.next_offset <= from_offset:
+                continue
+            records = commit.records[max(0, from_offset - commit.offset) :]
+            last = found[-1]
+            if records and len(last.records) == last.next_offset - last.offset:
+                found[-1] = Commit(last.offset, last.records + records, commit.next_offset)
+            else:
+                found.append(Commit(last.next_offset, records, commit.next_offset))
+        return found
 
     def gone(self, lane: Lane) -> None:
         """Its lane has closed."""
         self._lanes.pop(lane, None)
+        self._early.pop(lane, None)

@@ -39,6 +39,7 @@ from logeion.actors.controller.raft.messages import (
     Snapshot,
     TakeOver,
     Told,
+    VoteAnswered,
 )
 from logeion.actors.controller.raft.roles import Leader
 from logeion.actors.controller.raft.state import Settings, Stored
@@ -119,7 +120,7 @@ class Host:
         disk = self.disk
         disk.entries = continued(disk.snapshot, disk.entries)
         stored = Stored(disk.term, disk.voted_for, disk.snapshot, list(disk.entries))
-        self.raft = Raft(self.number, stored, SETTINGS, self.world.seed * 64 + self.number + self.life * 8, self.now)
+        self.raft = Raft(self.number, stored, self.world.settings, self.world.seed * 64 + self.number + self.life * 8, self.now)
         self.inbox, self.busy, self.timer = deque(), False, float("inf")
         self.applied, self.digest = disk.snapshot.end, int.from_bytes(disk.snapshot.data[:8], "big")
         self.world.judge.started(self)
@@ -190,6 +191,10 @@ class Host:
         self.world.judge.stepped(self, out)
         for send in out.after:
             self.world.send(self.number, send.to, send.message)
+        voted = any(isinstance(send.message, VoteAnswered) and send.message.granted for send in out.after)
+        if voted and not self.world.calm and self.world.random.random() < 0.05:
+            # The moment at which what was promised must not be forgotten.
+            self.world.after(0.0, partial(self.world.crash, self.number, 0.002))
         snapshot = self.raft.log.snapshot
         long = len(self.raft.log.entries) > 14 and self.applied > snapshot.end
         if long and self.world.random.random() < 0.2:
@@ -222,6 +227,8 @@ class World:
         self.slow = self.random.choice([0.0, 0.02, 0.1])
         self.slow_disk = self.random.choice([0.003, 0.003, 0.1])
         self.pace = self.random.choice([0.02, 0.08, 0.3])
+        # Voters whose patience is nearly the same stand against each other.
+        self.settings = msgspec.structs.replace(SETTINGS, election_max_s=self.random.choice([1.0, 0.55]))
         self.faults_until = 5.0
         self.cut: set[tuple[int, int]] = set()
         self.judge = Judge(self)
@@ -348,9 +355,10 @@ class World:
             self.cut = set()
         self.after(self.random.expovariate(3.0), self.fault)
 
-    def crash(self, number: int) -> None:
+    def crash(self, number: int, down: float | None = None) -> None:
         self.hosts[number].crash()
-        self.after(self.random.choice([0.02, 0.3, 1.5]) * self.random.random(), self.hosts[number].start)
+        down = down or self.random.choice([0.02, 0.3, 1.5])
+        self.after(down * self.random.random(), self.hosts[number].start)
 
     def heal(self) -> None:
         self.cut = set()

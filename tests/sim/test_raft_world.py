@@ -36,7 +36,7 @@ def test_one_voter_elects_itself_and_commits_in_the_step_that_proposes() -> None
     assert not proposed.before and not proposed.after
 
 
-def caught(seeds: int = 400) -> str:
+def caught(seeds: int = 2_000) -> str:
     """The violation that the planted bug causes."""
     for seed in range(seeds):
         try:

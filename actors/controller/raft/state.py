@@ -63,8 +63,21 @@ class Voter:
         self.committed = stored.snapshot.end
         self._seed = seed
         self._draws = 0
-        alone = self.log.voters == (me,)
-        self.role: Role = Follower(leader=None, heard=now, elect_at=now if alone else now + self.election_timeout())
+        self.role: Role = self._first_role(now)
+
+    def _first_role(self, now: float) -> Follower:
+        """Whoever stood in some term may have promised its leader to elect nobody for a while, and has forgotten it.
+
+        Before the first term nothing was promised: the first voter stands at once, the others leave it a moment.
+        """
+        voters = self.log.voters
+        if voters == (self.me,):
+            return Follower(leader=None, heard=now, elect_at=now)
+        election_s = self.settings.election_min_s
+        if self.term == 0 and self.me in voters:
+            rank = sorted(voters).index(self.me)
+            return Follower(leader=None, heard=LONG_AGO, elect_at=now + rank * (election_s / 2 + self.short_wait()))
+        return Follower(leader=None, heard=now, elect_at=now + election_s + self.short_wait())
 
     @property
     def peers(self) -> list[VoterId]:
@@ -84,8 +97,8 @@ class Voter:
         return (self.election_timeout() - self.settings.election_min_s) * 0.2
 
     def retry_timeout(self) -> float:
-        """When to ask again whether an election would be won: that disturbs nobody, so it may be soon."""
-        return self.settings.answer_s + self.short_wait()
+        """How long an election may take. Asking again whether one would be won disturbs nobody, so it may be soon."""
+        return (self.settings.answer_s if self.term else self.settings.heartbeat_s / 2) + self.short_wait()
 
     def is_majority(self, granted: set[VoterId]) -> bool:
         voters = self.log.voters

@@ -46,7 +46,7 @@ def stand(voter: Voter, now: float, out: Effects, *, transfer: bool = False) -> 
     """Take a new term and vote for ourselves in it."""
     voter.term += 1
     voter.voted_for = voter.me
-    voter.role = Candidate({voter.me}, now + voter.election_timeout())
+    voter.role = Candidate({voter.me}, now + voter.retry_timeout())
     if voter.is_majority({voter.me}):
         leading.begin(voter, now, out)
     else:
