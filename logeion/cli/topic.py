@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from logeion.client.admin import ConfigValue
     from logeion.client.cluster import Cluster
     from logeion.client.metadata import TopicInfo
+    from logeion.client.operations import PartitionState
 
 
 @click.group()
@@ -90,40 +91,69 @@ def ls(internal: bool, output: str, bootstrap: str, timeout_s: float) -> None:
 @output_option
 @connection_options
 def describe(name: str, output: str, bootstrap: str, timeout_s: float) -> None:
-    """Show the partitions of topic NAME: leader, replicas and offsets."""
+    """Show the partitions of topic NAME: leader, replicas, who is in sync or may lead all the same, and offsets."""
 
-    async def work(cluster: Cluster) -> tuple[TopicInfo, dict[int, int], dict[int, int]]:
+    async def work(cluster: Cluster) -> tuple[TopicInfo, list[PartitionState], int, dict[int, int], dict[int, int]]:
         from logeion.client.admin import Admin
         from logeion.client.consumer import EARLIEST, LATEST, Consumer
+        from logeion.client.operations import Operations
 
         info = await Admin(cluster).topic(name)
+        operations = Operations(cluster)
+        partitions = await operations.partitions([name])
+        least = (await operations.min_in_sync([name])).get(name, 1)
         led = [partition.index for partition in info.partitions if partition.leader >= 0]
         consumer = Consumer(cluster)
-        return info, await consumer.offsets(name, led, EARLIEST), await consumer.offsets(name, led, LATEST)
+        starts = await consumer.offsets(name, led, EARLIEST)
+        return info, partitions, least, starts, await consumer.offsets(name, led, LATEST)
 
-    info, starts, ends = run_client(bootstrap, timeout_s, work)
+    info, partitions, least, starts, ends = run_client(bootstrap, timeout_s, work)
     if output == "json":
         described = _as_object(info)
-        for partition in described["partitions"]:  # type: ignore[attr-defined]
-            partition["start"] = starts.get(partition["partition"])
-            partition["end"] = ends.get(partition["partition"])
+        described["min_in_sync"] = least
+        described["partitions"] = [
+            {
+                "partition": one.partition,
+                "leader": one.leader if one.leader >= 0 else None,
+                "epoch": one.epoch,
+                "replicas": list(one.replicas),
+                "in_sync": list(one.in_sync),
+                "eligible": None if one.eligible is None else list(one.eligible),
+                "offline": list(one.offline),
+                "state": _state(one, least),
+                "start": starts.get(one.partition),
+                "end": ends.get(one.partition),
+            }
+            for one in partitions
+        ]
         print_json(described)
         return
     print_table(
-        ["partition", "leader", "epoch", "replicas", "in sync", "start", "end"],
+        ["partition", "leader", "epoch", "replicas", "in sync", "eligible", "state", "start", "end"],
         [
             (
-                partition.index,
-                partition.leader if partition.leader >= 0 else None,
-                partition.epoch,
-                ",".join(map(str, partition.replicas)),
-                ",".join(map(str, partition.in_sync)),
-                starts.get(partition.index),
-                ends.get(partition.index),
+                one.partition,
+                one.leader if one.leader >= 0 else None,
+                one.epoch,
+                ",".join(map(str, one.replicas)),
+                ",".join(map(str, one.in_sync)) or None,
+                ",".join(map(str, one.eligible or ())) or None,
+                _state(one, least),
+                starts.get(one.partition),
+                ends.get(one.partition),
             )
-            for partition in info.partitions
+            for one in partitions
         ],
     )
+
+
+def _state(partition: PartitionState, least: int) -> str:
+    """The worst that can be said of it."""
+    if partition.leader < 0:
+        return "offline"
+    if len(partition.in_sync) < min(least, len(partition.replicas)):
+        return "under min ISR"
+    return "under-replicated" if len(partition.in_sync) < len(partition.replicas) else "ok"
 
 
 @topic.command()
