@@ -180,6 +180,9 @@ class Host:
 
     def tick(self) -> None:
         """The controller's timer; the other nodes live as long as nobody says otherwise."""
+        image = self.controller.image
+        for node in image.brokers.keys() - image.fenced - {1}:
+            self.ask(m.Heartbeat(node=node, broker_epoch=image.brokers[node].broker_epoch, applied=len(self.log)))
         self.log += self.controller.tick(self.now)
 
     # The controller
@@ -208,7 +211,7 @@ class Host:
         self.step(reply)
 
     def join(self, node: int) -> None:
-        """Another node is there, and stays (no world here lets a session lapse but by ``fence``)."""
+        """Another node is there, and stays until ``fence``."""
         host = f"host{node}"
         reply = self.ask(
             m.RegisterNode(

@@ -9,7 +9,14 @@ import pytest
 from logeion.actors import messages as m
 from logeion.actors.controller.machine import ControllerMachine, Settings
 from logeion.actors.controller.topics import Defaults
-from logeion.actors.metadata import BrokerChanged, BrokerRegistered, ClusterCreated, MetadataImage, PartitionChanged
+from logeion.actors.metadata import (
+    BrokerChanged,
+    BrokerRegistered,
+    ClusterCreated,
+    MetadataImage,
+    MetadataRecord,
+    PartitionChanged,
+)
 from logeion.actors.metadata import TopicCreated as Created
 from tests.actors.controller_world import World, refused, statuses
 
@@ -223,7 +230,7 @@ def test_the_next_look_is_never_far_and_never_in_the_past() -> None:
 def test_fencing_a_node_of_two_thousand_partitions_takes_no_time_to_speak_of() -> None:
     world = World()
     for number in range(20):
-        records = [
+        partitions = [
             PartitionChanged(
                 topic_id=f"{number:032x}",
                 partition=partition,
@@ -235,7 +242,7 @@ def test_fencing_a_node_of_two_thousand_partitions_takes_no_time_to_speak_of() -
             )
             for partition in range(100)
         ]
-        world.image.apply_all([Created(topic_id=f"{number:032x}", name=f"t{number}"), *records])
+        world.image.apply_all([Created(topic_id=f"{number:032x}", name=f"t{number}"), *partitions])
     for node in (2, 3):
         world.machine.handle(m.Heartbeat(node=node, broker_epoch=world.epochs[node], applied=0), world.now + 1.0)
     idle = time.perf_counter()
@@ -409,7 +416,7 @@ def test_no_leader_moves_back_where_that_is_not_wanted() -> None:
 
 def test_a_single_node_s_log_of_before_goes_on() -> None:
     """No BrokerChanged is in it: its registration counts as fenced, until the first start after the upgrade."""
-    old = [
+    old: list[MetadataRecord] = [
         ClusterCreated(cluster_id="c"),
         BrokerRegistered(node=1, incarnation="a", directory_id="d", host="h", port=1, broker_epoch=1),
         Created(topic_id="1" * 32, name="t"),

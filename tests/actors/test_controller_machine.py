@@ -7,6 +7,7 @@ from itertools import count
 import pytest
 
 from logeion.actors import messages as m
+from logeion.actors.controller.features import SUPPORTED
 from logeion.actors.controller.machine import ControllerMachine, Request
 from logeion.actors.controller.placement import place
 from logeion.actors.controller.topics import Defaults
@@ -24,7 +25,7 @@ class Cluster:
         self.follower = MetadataImage()
         self.follower.apply_all(self.log)
         for node in range(1, nodes + 1):
-            self.ask(registration(node))
+            self.register(node)
 
     @property
     def image(self) -> MetadataImage:
@@ -37,6 +38,12 @@ class Cluster:
         assert self.follower.records() == self.image.records()
         assert self.machine.next_offset == len(self.log)
         return decision.reply
+
+    def register(self, node: int, incarnation: str = "a", port: int = 9092) -> int:
+        reply = self.ask(registration(node, incarnation, port))
+        assert isinstance(reply, m.NodeRegistered)
+        self.ask(m.Heartbeat(node=node, broker_epoch=reply.broker_epoch, applied=reply.committed))
+        return reply.broker_epoch
 
     def change(self, request: m.CreateTopics | m.DeleteTopics | m.CreatePartitions) -> list[m.TopicResult]:
         reply = self.ask(request)
@@ -54,7 +61,7 @@ class Cluster:
 
 
 def registration(node: int, incarnation: str = "a", port: int = 9092) -> m.RegisterNode:
-    return m.RegisterNode(node=node, incarnation=incarnation, directory_id="d", host="h", port=port)
+    return m.RegisterNode(node=node, incarnation=incarnation, directory_id="d", host="h", port=port, features=SUPPORTED)
 
 
 @pytest.fixture
@@ -255,6 +262,7 @@ def test_node_defaults_lie_under_a_topic_s_own_configuration() -> None:
     image = MetadataImage({"retention.ms": "7"})
     machine = ControllerMachine(Defaults(), lambda: "0" * 32, image)
     machine.handle(registration(1), 0.0)
+    machine.handle(m.Heartbeat(node=1, broker_epoch=0, applied=1), 0.0)
     machine.handle(m.CreateTopics(topics=[m.TopicToCreate(name="orders", configs={"segment.ms": "9"})]), 0.0)
     assert image.topic_configs("orders") == {"retention.ms": "7", "segment.ms": "9"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from logeion.actors import messages as m
+from logeion.actors.controller.features import SUPPORTED
 from logeion.actors.node.beats import AGAIN_S, DETOUR_S, PATIENCE_S, Beats
 from logeion.actors.node.events import AnyEffect, Beat, DrainAsked, Drained, Elapsed, SendPing, Stop, Suspected
 from logeion.actors.node.pings import LATE_S, ROUTINE_S, SUSPECT_S
@@ -120,7 +121,7 @@ def test_a_node_that_was_cut_off_is_fenced_and_let_in_again(host: Host) -> None:
 
 def test_a_node_whose_registration_is_replaced_registers_again(host: Host) -> None:
     epoch = host.node.broker_epoch
-    other = m.RegisterNode(node=1, incarnation="other", directory_id="d", host="h", port=1)
+    other = m.RegisterNode(node=1, incarnation="other", directory_id="d", host="h", port=1, features=SUPPORTED)
     host.ask(other)
     host.elapse(0.2)
     assert host.registering
