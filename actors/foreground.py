@@ -449,7 +449,7 @@ def preload() -> None:
     """Load what the children run, so that they share its memory and fork ready."""
     from .supervisor import actor_class
 
-    for kind in ("controller", "node", "gateway", "partition"):
+    for kind in ("controller", "node", "gateway", "partition", "replica"):
         actor_class(kind)
     from logeion.wire import apis
 

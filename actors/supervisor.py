@@ -320,12 +320,14 @@ def actor_class(kind: str) -> type[ActorBase]:
     from .gateway.actor import Gateway
     from .node.actor import Node
     from .partition.actor import Partition
+    from .replica.actor import Replica
 
     classes: dict[str, type[ActorBase]] = {
         "controller": Controller,
         "node": Node,
         "gateway": Gateway,
         "partition": Partition,
+        "replica": Replica,
         "coordinator": Coordinator,
     }
     return classes[kind]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -42,17 +41,14 @@ from ..messages import (
     Watch,
 )
 from ..stream import Frame
-from .compacting import Compaction
 from .effects import Drop, Effect, Mail, ProposeIsr, SendLog, Tell, Ticket, refusal
 from .feeding import Feeder
 from .machine import Machine
 from .syncing import LogSyncer
+from .upkeep import Upkeep, now_ms
 from .writing import Batch, Writer, as_kafka, passes
 
 log = logging.getLogger(__name__)
-
-# Kafka's log.retention.check.interval.ms, in seconds.
-RETENTION_CHECK_S = 300.0
 
 LATEST, EARLIEST, NEWEST, EARLIEST_LOCAL, LATEST_TIERED, PENDING_UPLOAD = -1, -2, -3, -4, -5, -6
 
@@ -91,7 +87,6 @@ class Leadership:
         self._fatal = fatal
         self._propose = propose
         self._mail: list[Mail] = []
-        self._syncing_late = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self.log = Log.open(directory, config, now_ms=now_ms(), topic_id=hello.topic_id)
@@ -126,9 +121,12 @@ class Leadership:
         self.writer.syncer = self.syncer
         self._run(self.machine.start(loop.time()))
         self._listener = LaneListener(loop, path, self._on_lane)
-        loop.call_later(RETENTION_CHECK_S, self._retention)
-        self.compaction = Compaction(self.log, loop, name=self.name, now_ms=now_ms, fatal=fatal)
-        self.compaction.arm()
+        self.upkeep = Upkeep(self.log, loop, name=self.name, syncer=self.syncer, moved=self._trimmed, fatal=fatal)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the log is fenced for good."""
+        return self.log.failed is not None
 
     def close(self) -> None:
         """Finish what is under way, and mark the log as cleanly closed. Raises ``StorageError``."""
@@ -136,7 +134,7 @@ class Leadership:
         if self._timer is not None:
             self._timer.cancel()
         self.feeder.close()
-        self.compaction.close()
+        self.upkeep.close()
         self.syncer.close()
         self.log.close(clean=True)
 
@@ -199,8 +197,7 @@ class Leadership:
         if not mail:
             return
         self._run(self.machine.take(mail))
-        if not self._syncing_late and not self.machine.durable:
-            self._sync_late()
+        self.upkeep.written()
 
     def _answer(self, ticket: Ticket, message: Message) -> None:
         assert isinstance(ticket, tuple)
@@ -330,8 +327,7 @@ class Leadership:
         now = self.loop.time()
         self._run(self.machine.set_durable(config.flush == "ack", now))
         self._run(self.machine.set_min_insync(config.min_insync_replicas, now))
-        self.compaction.arm()
-        self._retain()
+        self.upkeep.configured()
 
     def _trimmed(self, start: int) -> None:
         """The log begins later now: gateways that read its files must know."""
@@ -342,33 +338,5 @@ class Leadership:
         segment, position = self.log.watermark_position()
         state = self.machine.state(segment, position)
         for lane in self._listener.lanes:
-            lane.tell(state)
-
-    def _retention(self) -> None:
-        self.loop.call_later(RETENTION_CHECK_S, self._retention)
-        self._retain()
-
-    def _retain(self) -> None:
-        try:
-            self.log.apply_retention(now_ms())
-        except StorageError as error:
-            log.warning("retention of %s: %s", self.name, error)
-        self._trimmed(self.log.start_offset)
-
-    def _sync_late(self) -> None:
-        """flush=interval: sync what was written since; flush=os: sync closed segments, for a quick start."""
-        config = self.log.config
-        if self.log.sync_due(now_ms()):
-            self.syncer.background()
-        if config.flush == "interval" and self.log.synced_end < self.log.end_offset:
-            self._syncing_late = True
-            self.loop.call_later(config.flush_ms / 1000, self._sync_again)
-
-    def _sync_again(self) -> None:
-        self._syncing_late = False
-        self._sync_late()
-
-
-def now_ms() -> int:
-    """The time of day in milliseconds, as records carry it."""
-    return time.time_ns() // 1_000_000
+            if lane.peer is not None and lane.peer.kind != "replica":
+                lane.tell(state)

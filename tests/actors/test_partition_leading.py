@@ -198,10 +198,10 @@ async def test_appends_are_answered_while_the_log_is_compacted(tmp_path: Path) -
         for n in range(60):
             await lane.request(append(), [keyed((b"key", b"%d" % n))], timeout_s=5)
         first = leader.log.segments[0].size
-        leader.compaction.turn_s = 0.0  # one step a turn of the loop
-        leader.compaction.begin()
+        leader.upkeep.compaction.turn_s = 0.0  # one step a turn of the loop
+        leader.upkeep.compaction.begin()
         answered = 0
-        while leader.compaction.busy:
+        while leader.upkeep.compaction.busy:
             await lane.request(append(), [keyed((b"key", b"more"))], timeout_s=5)
             answered += 1
         assert answered > 5
@@ -216,10 +216,10 @@ async def test_a_leader_that_ends_while_it_compacts_leaves_a_log_that_opens_agai
     async with serving(tmp_path, cleanup_policy="compact", segment_bytes="2000") as (leader, lane, _ended):
         for n in range(100):
             await lane.request(append(), [keyed((b"key", b"%d" % n))], timeout_s=5)
-        leader.compaction.turn_s = 0.0
-        leader.compaction.begin()
+        leader.upkeep.compaction.turn_s = 0.0
+        leader.upkeep.compaction.begin()
         await lane.request(append(), [keyed((b"key", b"last"))], timeout_s=5)
-        assert leader.compaction.busy
+        assert leader.upkeep.compaction.busy
     async with serving(tmp_path, epoch=2, cleanup_policy="compact", segment_bytes="2000") as (leader, lane, _ended):
         assert leader.log.was_clean and leader.log.end_offset == 101
         assert not list((tmp_path / "t-0").glob("*.cleaned"))
@@ -236,7 +236,7 @@ async def test_a_compaction_that_cannot_be_undone_ends_the_replica(tmp_path: Pat
                 raise OSError(errno.ENOSPC, "No space left on device")
 
         leader.log.store.files = Full()
-        leader.compaction.begin()
+        leader.upkeep.compaction.begin()
         while not ended:
             await asyncio.sleep(0.01)
         assert leader.log.failed is not None
