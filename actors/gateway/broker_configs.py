@@ -1,7 +1,8 @@
 """What DescribeConfigs shows of this broker: Logeion's settings, and Kafka's names for those that mean the same.
 
-All of it comes from the node's file, environment and flags, so all of it is read-only and static. No setting is a
-secret: the cluster's secret is in a file, and only that file's name is a setting.
+Nearly all of it comes from the node's file, environment and flags, and is read-only and static; a few keys of Kafka's
+can be set while brokers run, for one or for all of them. No setting is a secret: the cluster's secret is in a file, and
+only that file's name is a setting.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from logeion.log.config import TOPIC_CONFIGS
+from logeion.log.config import BROKER_CONFIGS, TOPIC_CONFIGS
 
 from ..config import Config, show_address
 from .brokers import own_endpoint
 from .config_rows import TYPES, Layer, Row, Source
 
 if TYPE_CHECKING:
+    from ..metadata import MetadataImage
     from .state import Gateway
 
 ADMIN_LISTENER = "logeion.admin.listener"
@@ -57,7 +59,28 @@ def broker_rows(gateway: Gateway, local: tuple[str, int]) -> list[Row]:
     ]
     rows += _own(gateway.config)
     rows += _kafkas(gateway, local)
+    rows += dynamic_rows(gateway.image, gateway.node)
     return sorted(rows, key=lambda row: row.name)
+
+
+def dynamic_rows(image: MetadataImage, node: int | None) -> list[Row]:
+    """What can be set while brokers run: of one, with what it falls back on, or what is set for all of them (None)."""
+    everywhere = image.configs_of("broker", "")
+    if node is None:
+        return [
+            Row(key, [Layer(key, value, Source.BROKERS)], TYPES[BROKER_CONFIGS[key].type], BROKER_CONFIGS[key].doc)
+            for key, value in sorted(everywhere.items())
+        ]
+    own = image.configs_of("broker", str(node))
+    rows = []
+    for key, known in sorted(BROKER_CONFIGS.items()):
+        layers = [Layer(key, known.default, Source.DEFAULT)]
+        if key in everywhere:
+            layers.insert(0, Layer(key, everywhere[key], Source.BROKERS))
+        if key in own:
+            layers.insert(0, Layer(key, own[key], Source.BROKER))
+        rows.append(Row(key, layers, TYPES[known.type], known.doc))
+    return rows
 
 
 def _own(config: Config) -> list[Row]:
@@ -97,6 +120,29 @@ def _kafkas(gateway: Gateway, local: tuple[str, int]) -> list[Row]:
         ("connections.max.idle.ms", config.limits.idle_ms, 600_000, "after which a silent connection is closed"),
         ("group.min.session.timeout.ms", config.groups.min_session_timeout_ms, 6_000, "the least a member may ask"),
         ("group.max.session.timeout.ms", config.groups.max_session_timeout_ms, 1_800_000, "the most it may ask"),
+        (
+            "offsets.topic.replication.factor",
+            config.groups.offsets_replication_factor,
+            3,
+            "of __consumer_offsets; 0: three, or as many as there are nodes",
+        ),
+        (
+            "replica.lag.time.max.ms",
+            config.replica.lag_time_max_ms,
+            30_000,
+            "until a follower that lags leaves the ISR",
+        ),
+        ("replica.fetch.wait.max.ms", config.replica.fetch_wait_ms, 500, "how long a follower's fetch may be parked"),
+        ("replica.fetch.response.max.bytes", config.replica.fetch_max_bytes, 10_485_760, "most of one such fetch"),
+        ("broker.heartbeat.interval.ms", config.controller.heartbeat_ms, 2_000, "between a node's heartbeats"),
+        ("broker.session.timeout.ms", config.controller.session_ms, 9_000, "without one, until it is fenced"),
+        (
+            "controller.quorum.election.timeout.ms",
+            config.controller.election_ms,
+            1_000,
+            "until voters elect another controller",
+        ),
+        ("auto.leader.rebalance.enable", config.controller.rebalance_ms > 0, True, "preferred replicas lead again"),
         ("offsets.topic.num.partitions", config.groups.offsets_partitions, 50, "of __consumer_offsets"),
     ]
     rows = []

@@ -13,6 +13,8 @@ class Source(IntEnum):
     """Where a value comes from."""
 
     TOPIC = 1
+    BROKER = 2
+    BROKERS = 3
     STATIC_BROKER = 4
     DEFAULT = 5
 

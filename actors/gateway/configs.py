@@ -3,16 +3,16 @@
 A topic's keys are those of ``logeion.log.config``. A broker shows its settings under Logeion's names
 (``logeion.storage.flush``) and, where Kafka has a setting that means the same, under Kafka's too; it also shows where
 its admin listener is (``logeion.admin.listener``), which is how our command line finds it. A broker's settings come
-from its file, environment and flags, so they are read-only here.
+from its file, environment and flags, so they are read-only here, but for the few of ``BROKER_CONFIGS``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from logeion.wire.apis import (
-    AlterableConfig,
     AlterConfigsRequest,
     AlterConfigsResourceResponse,
     AlterConfigsResponse,
@@ -22,7 +22,6 @@ from logeion.wire.apis import (
     DescribeConfigsResponse,
     DescribeConfigsResult,
     DescribeConfigsSynonym,
-    IncrementalAlterableConfig,
     IncrementalAlterConfigsRequest,
     IncrementalAlterConfigsResponse,
 )
@@ -36,7 +35,7 @@ from logeion.wire.errors import (
 from .. import messages as m
 from ..controller.topics import check_name
 from .asking import Deadline, ask_through, told, until_applied
-from .broker_configs import broker_rows
+from .broker_configs import broker_rows, dynamic_rows
 from .config_rows import VALUE_MAX, Row, topic_rows
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def _rows(gateway: Gateway, connection: Connection, resource: DescribeConfigsRes
         return topic_rows(gateway.image.configs_of("topic", topic.name), gateway.image.defaults)
     if resource.resource_type == BROKER:
         if not resource.resource_name:
-            return []  # the cluster-wide dynamic defaults: there are none
+            return dynamic_rows(gateway.image, None)
         _check_broker(gateway, resource.resource_name)
         return broker_rows(gateway, connection.local)
     raise _unserved(resource.resource_type)
@@ -149,58 +148,59 @@ async def _alter(
     *,
     validate_only: bool,
     replace: bool,
-    twice: bool,
     deadline: Deadline,
-) -> AlterConfigsResourceResponse:
-    """Alter one resource, all of its changes or none; ``twice`` says that the request names it more than once."""
-    response = AlterConfigsResourceResponse(error_message=None, resource_type=kind, resource_name=name)
-    try:
-        if twice:
-            raise InvalidRequestError("this resource is listed more than once in this request")
-        if kind not in (TOPIC, BROKER):
-            raise _unserved(kind)
-        message = m.AlterConfigs(
-            resource=KINDS[kind],
-            name=name,
-            changes=[_change(*change) for change in changes],
-            validate_only=validate_only,
-            replace=replace,
-        )
-        reply, _ = await ask_through(gateway, message, m.ConfigsAltered, deadline)  # twice is the same as once
-        await until_applied(gateway, reply.committed, deadline)
-    except KafkaError as error:
-        response.error_code, response.error_message = error.code, told(error)
-    return response
+) -> None:
+    """Alter one resource, all of its changes or none; raises KafkaError."""
+    if kind not in (TOPIC, BROKER):
+        raise _unserved(kind)
+    message = m.AlterConfigs(
+        resource=KINDS[kind],
+        name=name,
+        changes=[_change(*change) for change in changes],
+        validate_only=validate_only,
+        replace=replace,
+    )
+    reply, _ = await ask_through(gateway, message, m.ConfigsAltered, deadline)  # twice is the same as once
+    await until_applied(gateway, reply.committed, deadline)
 
 
-def _twice(resources: Sequence[tuple[int, str]]) -> set[tuple[int, str]]:
-    seen: set[tuple[int, str]] = set()
-    return {one for one in resources if one in seen or seen.add(one)}  # type: ignore[func-returns-value]
+async def _alter_all(
+    gateway: Gateway,
+    resources: Iterable[tuple[int, str, Iterable[tuple[str, int, str | None]]]],
+    *,
+    validate_only: bool,
+    replace: bool,
+) -> list[AlterConfigsResourceResponse]:
+    """One response a resource (kind, name and changes); one that is listed twice is refused (as Kafka does)."""
+    deadline = Deadline(TIMEOUT_S)
+    asked = [(kind, name, list(changes)) for kind, name, changes in resources]
+    count = Counter((kind, name) for kind, name, _ in asked)
+    responses = []
+    for kind, name, changes in asked:
+        response = AlterConfigsResourceResponse(error_message=None, resource_type=kind, resource_name=name)
+        responses.append(response)
+        try:
+            if count[kind, name] > 1:
+                raise InvalidRequestError("this resource is listed more than once in this request")
+            await _alter(gateway, kind, name, changes, validate_only=validate_only, replace=replace, deadline=deadline)
+        except KafkaError as error:
+            response.error_code, response.error_message = error.code, told(error)
+    return responses
 
 
 async def alter_configs(
     gateway: Gateway, connection: Connection, header: RequestHeader, request: AlterConfigsRequest
 ) -> AlterConfigsResponse:
     """Handler of AlterConfigs, the old form: what is named is set, what is not named goes back to its default."""
-    deadline = Deadline(TIMEOUT_S)
-    twice = _twice([(one.resource_type, one.resource_name) for one in request.resources])
-
-    def change(config: AlterableConfig) -> tuple[str, int, str | None]:
-        return (config.name, DELETE if config.value is None else SET, config.value)
-
-    responses = [
-        await _alter(
-            gateway,
+    resources = [
+        (
             one.resource_type,
             one.resource_name,
-            map(change, one.configs),
-            validate_only=request.validate_only,
-            replace=True,
-            twice=(one.resource_type, one.resource_name) in twice,
-            deadline=deadline,
+            [(config.name, DELETE if config.value is None else SET, config.value) for config in one.configs],
         )
         for one in request.resources
     ]
+    responses = await _alter_all(gateway, resources, validate_only=request.validate_only, replace=True)
     return AlterConfigsResponse(responses=responses)
 
 
@@ -208,23 +208,13 @@ async def incremental_alter_configs(
     gateway: Gateway, connection: Connection, header: RequestHeader, request: IncrementalAlterConfigsRequest
 ) -> IncrementalAlterConfigsResponse:
     """Handler of IncrementalAlterConfigs (KIP-339): set, delete, append and subtract; the rest stays as it is."""
-    deadline = Deadline(TIMEOUT_S)
-    twice = _twice([(one.resource_type, one.resource_name) for one in request.resources])
-
-    def change(config: IncrementalAlterableConfig) -> tuple[str, int, str | None]:
-        return (config.name, config.config_operation, config.value)
-
-    responses = [
-        await _alter(
-            gateway,
+    resources = [
+        (
             one.resource_type,
             one.resource_name,
-            map(change, one.configs),
-            validate_only=request.validate_only,
-            replace=False,
-            twice=(one.resource_type, one.resource_name) in twice,
-            deadline=deadline,
+            [(config.name, config.config_operation, config.value) for config in one.configs],
         )
         for one in request.resources
     ]
+    responses = await _alter_all(gateway, resources, validate_only=request.validate_only, replace=False)
     return IncrementalAlterConfigsResponse(responses=responses)

@@ -7,7 +7,8 @@ import pytest
 
 from logeion.actors.config import Config, StorageSection
 from logeion.actors.gateway.configs import alter_configs, describe_configs, incremental_alter_configs
-from logeion.log.config import TOPIC_CONFIGS
+from logeion.actors.metadata import ConfigChanged
+from logeion.log.config import BROKER_CONFIGS, TOPIC_CONFIGS
 from logeion.wire.apis import (
     AlterableConfig,
     AlterConfigsRequest,
@@ -74,7 +75,7 @@ def test_a_broker_shows_its_settings_and_its_admin_listener(version: int) -> Non
     assert (rows["logeion.topics.auto_create"].value, rows["auto.create.topics.enable"].value) == ("true", "true")
     assert rows["log.retention.ms"].value == "604800000"
     assert rows["message.max.bytes"].value == "1048588"
-    assert all(row.read_only for row in rows.values())
+    assert {row.name for row in rows.values() if not row.read_only} == set(BROKER_CONFIGS)
     assert len(rows) == len(result.configs), "no name twice"
 
 
@@ -85,6 +86,16 @@ def test_a_broker_shows_its_settings_and_its_admin_listener(version: int) -> Non
 def test_what_cannot_be_described_says_why(kind: int, name: str, code: int) -> None:
     result = describe(World(), 4, kind, name)
     assert result.error_code == code and result.error_message and not result.configs
+
+
+def test_what_is_set_while_brokers_run_is_shown_with_where_it_was_set() -> None:
+    world, key = World(), "follower.replication.throttled.rate"
+    for name, value in (("", "100"), ("1", "50"), ("2", "70")):
+        world.image.apply(ConfigChanged(resource="broker", name=name, key=key, value=value))
+    [row] = describe(world, 4, BROKER, "1", key, include_synonyms=True).configs
+    assert [(one.value, one.source) for one in row.synonyms] == [("50", 2), ("100", 3), (str(2**63 - 1), 5)]
+    [row] = describe(world, 4, BROKER, "").configs
+    assert (row.name, row.value, row.config_source, row.read_only) == (key, "100", 3, False)
 
 
 def test_the_cluster_wide_broker_defaults_are_empty() -> None:
