@@ -105,6 +105,6 @@ def announce(nodes: list[dict[str, Any]], took: float, directory: Path) -> None:
     click.echo()
     click.echo("  Try, in another terminal:")
     click.echo(f"    echo hello | logeion produce{to} greetings")
-    click.echo(f"    logeion consume{to} greetings -o start --follow")
+    click.echo(f"    logeion consume{to} greetings --from start --follow")
     click.echo(f"    logeion topic describe{to} greetings")
     sys.stdout.flush()

@@ -1,0 +1,272 @@
+"""``logeion up -n``: several nodes as one command, from the first line it prints to the last process that ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.cluster.broker import alive, gone, until
+
+NODES = 3
+READY_S = 30.0
+STOP_S = 20.0
+SAID = re.compile(r"^logeion \S+ +(\d+) nodes ready in ([\d.]+) s", re.MULTILINE)
+
+
+class Several:
+    """One ``logeion up -n``."""
+
+    def __init__(self, folder: Path, *flags: str, nodes: int = NODES) -> None:
+        self.data = folder / "data"
+        self.ready = folder / "ready"
+        self.log = folder / "log"
+        self.arguments = ["up", "-n", str(nodes), "--data", str(self.data), "--ready-file", str(self.ready), *flags]
+        if "--port" not in flags:
+            self.arguments += ["--port", "0", "--admin-port", "0"]
+        self.process: subprocess.Popen[bytes] | None = None
+        self.seen: dict[int, str] = {}
+
+    def start(self, **options: Any) -> None:
+        self.launch(**options)
+        process = self.process
+        assert process is not None
+        until(lambda: self.ready.exists() or process.poll() is not None, READY_S, "ready")
+        assert process.poll() is None, self.said()
+        self.processes()
+
+    def launch(self, **options: Any) -> None:
+        self.ready.unlink(missing_ok=True)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "logeion", *self.arguments],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **options,
+            )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def details(self) -> list[dict[str, Any]]:
+        told = json.loads(self.ready.with_name("ready.json").read_text())
+        assert told["pid"] == self.pid and told["cluster_id"]
+        nodes: list[dict[str, Any]] = told["nodes"]
+        return nodes
+
+    def processes(self) -> dict[int, str]:
+        """All that run now: the command and everything below it."""
+        command = psutil.Process(self.pid)
+        found = {}
+        for process in [command, *command.children(recursive=True)]:
+            try:
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found[process.pid] = " ".join(process.cmdline()).strip()
+            except psutil.NoSuchProcess:
+                continue
+        self.seen |= found
+        return found
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        before = self.processes()
+        self.process.send_signal(number)
+        code = self.process.wait(STOP_S)
+        gone(before)
+        return code
+
+    def destroy(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.processes()
+            self.process.kill()
+            self.process.wait()
+        for pid, title in self.seen.items():
+            if alive(pid, title):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Iterator[Several]:
+    one = Several(tmp_path)
+    try:
+        yield one
+    finally:
+        one.destroy()
+
+
+def serves(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), 1.0) as sock:
+            sock.settimeout(1.0)
+            sock.sendall(b"\x00\x00\x00\x0a\x00\x12\x00\x00\x00\x00\x00\x07\xff\xff")
+            return len(sock.recv(8)) == 8
+    except OSError:
+        return False
+
+
+def test_three_nodes_are_one_cluster_from_the_first_screen_on(several: Several) -> None:
+    several.start()
+    nodes = several.details()
+    assert [node["node"] for node in nodes] == [1, 2, 3]
+    ports = [int(node["listeners"][0].rpartition(":")[2]) for node in nodes]
+    assert ports == list(range(ports[0], ports[0] + NODES)), "a row"
+    assert several.ready.read_text().split() == [address for node in nodes for address in node["listeners"]]
+    for node in nodes:
+        assert all(map(serves, node["listeners"]))
+        assert psutil.Process(node["pid"]).ppid() == several.pid
+        assert {actor["kind"] for actor in node["actors"]} >= {"supervisor", "controller", "node", "gateway"}
+    screen = until(lambda: several.said() if "Try, in" in several.said() else None, 5.0, "the screen")
+    said = SAID.search(screen)
+    assert said is not None and int(said[1]) == NODES
+    header, *rows = re.findall(r"^(?:NODE +ROLE|\d +controller,broker|\d +broker).*$", screen, re.MULTILINE)
+    assert header.split() == ["NODE", "ROLE", "LEADS", "ACTORS", "MEMORY", "ADVERTISES"]
+    assert len(rows) == NODES
+    for node, row in zip(nodes, rows, strict=True):
+        number, role, leads, actors, size, unit, address = row.split()
+        assert (int(number), role, address) == (node["node"], "controller,broker", node["listeners"][0])
+        assert (int(leads), int(actors)) == (node["leads"], len(node["actors"]))
+        assert unit == "MiB" and 10 < int(size) < 500
+    for flag in ("-b", nodes[0]["listeners"][0], "http://" + nodes[0]["admin"][0], str(several.data)):
+        assert flag in screen
+    secret = several.data / "cluster.secret"
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert several.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_stops_all_nodes_in_order(several: Several, number: signal.Signals) -> None:
+    several.start()
+    began = time.monotonic()
+    assert several.stop(number) == 0
+    assert time.monotonic() - began < 6.0
+    assert not list(several.data.glob("node-*/run")) and not (several.data / "run").exists()
+    assert "Traceback" not in several.said() and " CRITICAL " not in several.said()
+
+
+def test_kill_9_of_the_command_leaves_nothing_and_another_one_starts_at_once(several: Several) -> None:
+    several.start()
+    cluster = json.loads(several.ready.with_name("ready.json").read_text())["cluster_id"]
+    before = several.processes()
+    assert several.process is not None
+    several.process.kill()
+    several.process.wait()
+    several.start()
+    gone({pid: title for pid, title in before.items() if pid != several.pid}, 0.1)
+    assert json.loads(several.ready.with_name("ready.json").read_text())["cluster_id"] == cluster
+    assert several.stop() == 0
+
+
+def test_kill_9_of_the_command_ends_all_in_time(several: Several) -> None:
+    several.start()
+    before = several.processes()
+    assert several.process is not None
+    several.process.kill()
+    several.process.wait()
+    gone(before, 10.0)
+
+
+def test_the_end_of_the_tie_stops_all_nodes(several: Several) -> None:
+    tied, tie = os.pipe()
+    try:
+        several.arguments += ["--tied-to-fd", str(tied)]
+        several.start(pass_fds=(tied,))
+    finally:
+        os.close(tied)
+        os.close(tie)
+    before = several.processes()
+    assert several.process is not None and several.process.wait(STOP_S) == 0
+    gone(before)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["command", "tree"])
+def test_a_node_that_is_killed_comes_back_by_itself_at_its_addresses(several: Several, whole: bool) -> None:
+    several.start()
+    first, second, third = several.details()
+    victim = psutil.Process(second["pid"])
+    tree = [victim, *victim.children(recursive=True)] if whole else [victim]
+    for process in tree:
+        process.kill()
+    until(lambda: several.details()[1]["pid"] != victim.pid, 15.0, "node 2 again")
+    again = several.details()[1]
+    assert again["listeners"] == second["listeners"] and again["admin"] == second["admin"]
+    assert serves(again["listeners"][0])
+    assert [node["pid"] for node in several.details() if node["node"] != 2] == [first["pid"], third["pid"]]
+    assert not [pid for pid in psutil.pids() if _is_zombie_of(pid, several.pid)]
+    assert several.stop() == 0
+
+
+def _is_zombie_of(pid: int, parent: int) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return process.status() == psutil.STATUS_ZOMBIE and process.ppid() == parent
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_node_that_is_told_to_stop_drains_and_comes_back(several: Several) -> None:
+    several.start()
+    old = several.details()[0]["pid"]
+    os.kill(old, signal.SIGTERM)
+    until(lambda: several.details()[0]["pid"] != old, 20.0, "node 1 again")
+    assert "drained in" in several.said()
+    assert several.stop() == 0
+
+
+def test_without_restart_a_dead_node_stays_dead(tmp_path: Path) -> None:
+    several = Several(tmp_path, "--no-restart")
+    try:
+        several.start()
+        victim = several.details()[2]["pid"]
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: "node ended node=3" in several.said(), 5.0, "noticed")
+        assert "started again" not in several.said()
+        assert serves(several.details()[0]["listeners"][0])
+        assert several.stop() == 0
+    finally:
+        several.destroy()
+
+
+def test_what_does_not_fit_is_refused_with_its_cause(several: Several, tmp_path: Path) -> None:
+    several.start()
+
+    def refused(*arguments: str) -> str:
+        command = [sys.executable, "-m", "logeion", "up", "--port", "0", "--admin-port", "0", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 1 and "\ntry: " in done.stderr, done
+        return done.stderr
+
+    data = ("--data", str(several.data))
+    assert f"in use by another logeion (pid {several.pid})" in refused("-n", "3", *data)
+    assert "holds the data of several nodes" in refused(*data)
+    node = several.details()[0]
+    taken = refused("-n", "2", "--data", str(tmp_path / "other"), "--port", node["listeners"][0].rpartition(":")[2])
+    assert "cannot listen on" in taken and not (tmp_path / "other" / "nodes.json").exists()
+    assert several.stop() == 0
+    assert "holds 3 nodes" in refused("-n", "2", *data)
+    assert "every address" in refused("-n", "3", *data, "--bind", "0.0.0.0")
+
+
+def test_fresh_erases_what_several_nodes_left(several: Several) -> None:
+    several.start()
+    assert several.stop() == 0
+    (several.data / "node-1" / "witness").touch()
+    several.arguments += ["--fresh"]
+    several.start()
+    assert not (several.data / "node-1" / "witness").exists()
+    assert several.stop() == 0
