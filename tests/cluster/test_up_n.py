@@ -214,7 +214,7 @@ def test_a_node_that_is_killed_comes_back_by_itself_at_its_addresses(several: Se
 def _is_zombie_of(pid: int, parent: int) -> bool:
     try:
         process = psutil.Process(pid)
-        return process.status() == psutil.STATUS_ZOMBIE and process.ppid() == parent
+        return bool(process.status() == psutil.STATUS_ZOMBIE and process.ppid() == parent)
     except psutil.NoSuchProcess:
         return False
 
