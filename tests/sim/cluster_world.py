@@ -1,0 +1,321 @@
+"""The whole cluster in one thread: Raft, controllers, nodes, leaders, followers and clients on failing machines.
+
+A world is a seed. Everything that decides is the real thing (machines, log, epochs, producers' state); what it runs on
+is simulated: time, processes, lanes, Raft's network, disks, power. The judge (``cluster_judge``) looks at every step.
+After the faults comes a calm in which all must come to one end: each partition led, all replicas equal and in sync,
+everything acknowledged readable.
+
+    python -m tests.sim.cluster_world --seeds 1000 --start 0 [--jobs 2] [--plant NAME]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import multiprocessing
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from logeion.actors import messages as m
+from tests.sim.cluster_judge import Key, Truth
+from tests.sim.engine import Violated
+from tests.sim.faults import Faults
+from tests.sim.leaders import PartitionProcess
+from tests.sim.nodes import NodeProcess
+from tests.sim.world import TOPIC, Settings, World
+
+RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results" / "sim.jsonl"
+# A seed that has not come to rest by then, after all was healed, never will.
+CALM_S = 30.0
+CHUNK = 25
+
+
+class Crashed(AssertionError):
+    """A process of the product ended of an exception that nobody expected."""
+
+
+def drawn(world_random: object, seed: int) -> Settings:
+    """What this seed's cluster is like."""
+    import random
+
+    chance = random.Random(seed * 7919 + 1)
+    nodes = chance.choice((3, 3, 3, 4))
+    min_isr = chance.choice((2, 2, 2, 1))
+    return Settings(
+        nodes=nodes,
+        voters=chance.choice((1, 3, 3)),
+        partitions=chance.choice((1, 1, 2)),
+        min_isr=min_isr,
+        flush=chance.choice(("ack", "ack", "ack", "os")),
+        segment_bytes=chance.choice((1_048_576, 1_048_576, 1024)),
+        rebalance_s=chance.choice((0.0, 2.0)),
+        wait_ms=chance.choice((30_000, 500)),
+        fetch_bytes=chance.choice((65_536, 256)),
+        slow_disk=chance.choice((0.002, 0.004, 0.05)),
+    )
+
+
+class ClusterWorld(World):
+    """One seed's life: boot, faults, calm."""
+
+    def __init__(self, seed: int, settings: Settings | None = None) -> None:
+        super().__init__(seed, settings or drawn(None, seed))
+        chance = self.engine.random
+        self.faulty_s = chance.choice((1.5, 3.0, 5.0))
+        self.pace = chance.choice((0.1, 0.25, 0.6))
+        self.faults: Faults | None = None
+
+    def live(self) -> None:
+        """From the first process to the last judgement."""
+        self.boot()
+        chance = self.engine.random
+        until = self.engine.time + self.faulty_s
+        for key in self.keys():
+            for _ in range(chance.choice((1, 2))):
+                self.add_producer(key, pace=chance.choice((0.03, 0.1, 0.3)), until=until)
+            if chance.random() < 0.7:
+                self.add_careless(key, pace=chance.choice((0.05, 0.3)), until=until)
+            self.add_consumer(key)
+        self.faults = Faults(self, until, self.pace)
+        self.faults.begin()
+        self.run(until + 1e-6)
+        self.run_until(self.settled, CALM_S, "without faults, and not settled")
+        self.check_equal()
+        if self.crashes:
+            raise Crashed(self.crashes[0])
+
+    def keys(self) -> list[Key]:
+        """The partitions."""
+        return list(self.judge.truths)
+
+    def settled(self) -> bool:
+        """Everybody agrees, and nobody waits."""
+        for client in self.clients:
+            if not client.done:  # type: ignore[attr-defined]
+                return False
+        return all(self._is_whole(truth) for truth in self.judge.truths.values())
+
+    def _is_whole(self, truth: Truth) -> bool:
+        newest = truth.newest
+        if newest is None or newest.leader < 0 or len(newest.isr) < len(newest.replicas) or newest.adding:
+            return False
+        leader = self.hosts[newest.leader].processes.get(f"partition/{truth.directory}")
+        if not isinstance(leader, PartitionProcess) or leader.log is None or leader.state != "running":
+            return False
+        if leader.start.epoch != newest.leader_epoch or leader.machine.resigned:
+            return False
+        end = leader.log.end_offset
+        if leader.log.high_watermark != end or truth.end != end and truth.end:
+            return False
+        for node in newest.replicas:
+            if self.judge.replica(node, truth).high_watermark != end:
+                return False
+        return True
+
+    def check_equal(self) -> None:
+        """All replicas hold the same bytes, and those are the truth."""
+        for truth in self.judge.truths.values():
+            assert truth.newest is not None
+            for node in truth.newest.replicas:
+                view = self.judge.replica(node, truth).here
+                view.refresh()
+                held = [batch for batch in view.batches if batch.next > truth.start]
+                true = [batch for batch in truth.batches.values() if batch.next > truth.start]
+                mine = [(batch.base, batch.epoch, batch.body) for batch in held if batch.base >= true[0].base] if true else []
+                if mine != [(batch.base, batch.epoch, batch.body) for batch in true]:
+                    raise Violated(f"split replica: {truth.describe()} on {node} holds other batches at the end")
+
+    def digest(self) -> str:
+        """Of all that was ever noted and of all disks."""
+        found = hashlib.sha256("\n".join(self.engine.trace).encode())
+        for host in self.hosts.values():
+            for path, names in host.disk.names.items():
+                for name, inode in names.items():
+                    found.update(f"{host.number}{path}/{name}".encode() + inode.data)
+        return found.hexdigest()
+
+
+def run_seed(seed: int, *, settings: Settings | None = None) -> ClusterWorld:
+    """Run one world to its end; raises ``Violated`` or ``Crashed`` with the seed and the command that repeats it."""
+    world = ClusterWorld(seed, settings)
+    repeat = f"repeat: python -m tests.sim.cluster_world --seeds 1 --start {seed} --trace"
+    try:
+        world.live()
+    except Violated as violation:
+        raise Violated(f"seed {seed} at {world.engine.time:.4f} s: {violation}\n{repeat}") from violation
+    except Crashed as crash:
+        raise Crashed(f"seed {seed}: {crash}\n{repeat}") from crash
+    return world
+
+
+# Many seeds -----------------------------------------------------------------------------------------------------------
+
+
+class Report(msgspec.Struct):
+    """What a run of seeds came to; one line of ``bench/results/sim.jsonl``."""
+
+    start: int
+    seeds: int
+    failed: list[str] = []
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    seeds_per_s: float = 0.0
+    steps: int = 0
+    acks: int = 0
+    elections: int = 0
+    faults: dict[str, int] = {}
+    jobs: int = 1
+    commit: str = ""
+    date: str = ""
+    kind: str = "cluster"
+
+
+def run_chunk(bounds: tuple[int, int]) -> Report:
+    """Some seeds, one after the other; the failing ones are named."""
+    began = time.process_time()
+    report = Report(bounds[0], 0)
+    for seed in range(*bounds):
+        report.seeds += 1
+        try:
+            world = run_seed(seed)
+        except (Violated, Crashed) as failure:
+            report.failed.append(str(failure))
+            continue
+        report.steps += world.engine.steps
+        report.acks += world.judge.acks
+        report.elections += world.judge.elections
+        for name, count in world.faults.counts.items() if world.faults is not None else ():
+            report.faults[name] = report.faults.get(name, 0) + count
+    report.cpu_s = time.process_time() - began
+    return report
+
+
+def chunks(start: int, seeds: int) -> list[tuple[int, int]]:
+    return [(at, min(at + CHUNK, start + seeds)) for at in range(start, start + seeds, CHUNK)]
+
+
+@contextlib.contextmanager
+def workers(jobs: int) -> Iterator[object]:
+    """``map`` over so many processes."""
+    if jobs == 1:
+        yield map
+        return
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        yield pool.imap
+
+
+def commit_of() -> str:
+    """The commit that runs, with a + if the tree differs from it."""
+    root = RESULTS.parents[2]
+    run = lambda *words: subprocess.run(  # noqa: E731
+        ["git", *words], cwd=root, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return run("rev-parse", "--short", "HEAD") + ("+" if run("status", "--porcelain", "-uno") else "")
+
+
+def add(total: Report, part: Report) -> None:
+    total.seeds += part.seeds
+    total.failed += part.failed
+    total.cpu_s += part.cpu_s
+    total.steps += part.steps
+    total.acks += part.acks
+    total.elections += part.elections
+    for name, count in part.faults.items():
+        total.faults[name] = total.faults.get(name, 0) + count
+
+
+def covered(commit: str | None = None) -> int:
+    """The first seed that no line of the results covers without a gap from 0 on."""
+    end = 0
+    if RESULTS.exists():
+        rows = [msgspec.json.decode(line, type=Report) for line in RESULTS.read_bytes().splitlines() if line]
+        rows = [row for row in rows if row.kind == "cluster" and (commit is None or row.commit == commit)]
+        for row in sorted(rows, key=lambda row: row.start):
+            if row.start <= end:
+                end = max(end, row.start + row.seeds)
+    return end
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=1000)
+    parser.add_argument("--start", type=int, default=0, help="the first seed; -1: where the results file ends")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--plant", help="plant this bug (see tests.sim.planted) and stop at the first seed that sees it")
+    parser.add_argument("--keep", action="store_true", help="append what was found to bench/results/sim.jsonl")
+    parser.add_argument("--go-on", action="store_true", help="do not stop at the first seed that fails")
+    parser.add_argument("--trace", action="store_true", help="tell each seed's story")
+    options = parser.parse_args(arguments)
+    if options.plant:
+        from tests.sim.planted import main as planted
+
+        return planted(["--only", options.plant, "--seeds", str(options.seeds), "--start", str(options.start)])
+    start = covered() if options.start < 0 else options.start
+    if options.trace:
+        return trace(start, options.seeds)
+    began, commit = time.monotonic(), commit_of()
+    total, unsaved = fresh(start, options.jobs, commit), fresh(start, options.jobs, commit)
+    since = began
+    with workers(options.jobs) as spread:
+        for part in spread(run_chunk, chunks(start, options.seeds)):  # type: ignore[operator]
+            add(total, part)
+            add(unsaved, part)
+            for failure in part.failed:
+                print(failure, flush=True)
+            if options.keep and time.monotonic() - since > 60:
+                keep(unsaved, time.monotonic() - since)
+                since, unsaved = time.monotonic(), fresh(start + total.seeds, options.jobs, commit)
+            if total.failed and not options.go_on:
+                break
+    if options.keep and unsaved.seeds:
+        keep(unsaved, time.monotonic() - since)
+    finish(total, time.monotonic() - began)
+    print(msgspec.json.encode(total).decode())
+    return 1 if total.failed else 0
+
+
+def fresh(start: int, jobs: int, commit: str) -> Report:
+    return Report(start, 0, jobs=jobs, commit=commit, date=time.strftime("%Y-%m-%d %H:%M"), failed=[], faults={})
+
+
+def finish(report: Report, seconds: float) -> None:
+    report.seconds, report.cpu_s = round(seconds, 1), round(report.cpu_s, 1)
+    report.seeds_per_s = round(report.seeds / max(seconds, 0.001), 1)
+
+
+def keep(report: Report, seconds: float) -> None:
+    """Append to the results file."""
+    finish(report, seconds)
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    with RESULTS.open("ab") as out:
+        out.write(msgspec.json.encode(report) + b"\n")
+
+
+def trace(start: int, seeds: int) -> int:
+    """Tell the story of these seeds, and how each ends."""
+    status = 0
+    for seed in range(start, start + seeds):
+        world = ClusterWorld(seed)
+        try:
+            world.live()
+        except (Violated, Crashed) as failure:
+            status = 1
+            world.note(f"{type(failure).__name__}: {failure}")
+        print(f"seed {seed}: {world.settings}")
+        print("\n".join(world.engine.trace))
+        print(f"steps {world.engine.steps}, acks {world.judge.acks}, digest {world.digest()[:16]}")
+    return status
+
+
+__all__ = ["ClusterWorld", "Crashed", "NodeProcess", "TOPIC", "m", "run_seed"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,351 @@
+"""A host's Controller: the real member of the quorum on its real storage, and what its shell does."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from logeion.actors import messages as m
+from logeion.actors.controller import machine as decisions
+from logeion.actors.controller.entries import Commit, pack_records, pack_snapshot
+from logeion.actors.controller.machine import REQUESTS, ControllerMachine
+from logeion.actors.controller.member import (
+    Acts,
+    Ask,
+    Asks,
+    Compacted,
+    Event,
+    Learned,
+    Member,
+    NotRelayed,
+    Relay,
+    Relayed,
+    Surroundings,
+)
+from logeion.actors.controller.raft.messages import Elapsed, LeaderGone, Told
+from logeion.actors.controller.raft.state import Settings
+from logeion.actors.controller.storage import VoterStorage, is_full
+from logeion.actors.controller.topics import Defaults
+from logeion.actors.metadata import MetadataImage
+from logeion.wire.errors import NotControllerError, StorageError
+from tests.sim.hosts import DATA
+from tests.sim.network import Port
+from tests.sim.process import Process
+
+if TYPE_CHECKING:
+    from tests.sim.hosts import Host
+    from tests.sim.world import World
+
+REDIAL_S = 0.05
+RELAY_S = 5.0
+FULL_AGAIN_S = 0.5
+QUESTIONS = (*REQUESTS, m.ChangeVoters, m.DescribeQuorum)
+
+
+class ControllerProcess(Process):
+    """The shell of ``Member``."""
+
+    def __init__(self, world: World, on: Host) -> None:
+        hello = m.Hello(actor="controller", kind="controller", node=on.number, pid=on.number)
+        super().__init__(world, f"{on.number}:controller", on=on, hello=hello)
+        settings = world.settings
+        self._busy = False
+        self._events: deque[Event | tuple[Port, int, int]] = deque()
+        self._asks: list[Ask] = []
+        self._asking = False
+        self._tickets: dict[int, tuple[Port, int]] = {}
+        self._ticket = 0
+        self._subscribers: dict[Port, int] = {}
+        # Who asked for more than there is yet: (lane, request, offset).
+        self._early: list[tuple[Port, int, int]] = []
+        self._kept: list[Commit] = []
+        self._lanes: dict[int, Port] = {}
+        self._told_leader = -1
+        self._upstream: Port | None = None
+        self.storage = VoterStorage(Path(DATA), now_ms=on.now_ms, files=self.files)
+        self.member = Member(
+            on.number,
+            MetadataImage(settings.topic_defaults),
+            Surroundings(
+                machine=self._machine,
+                reachable=lambda node: True,
+                cluster_id=lambda: "cluster",
+                pack=lambda records: pack_records(records, 0),
+                pack_image=lambda records: pack_snapshot(records, 0),
+                snapshot_bytes=settings.snapshot_bytes,
+            ),
+        )
+        self.soon(self._open)
+
+    def _machine(self, image: MetadataImage) -> ControllerMachine:
+        settings = self.world.settings
+        return ControllerMachine(
+            Defaults(partitions=1, replication_factor=1),
+            self.world.new_topic_id,
+            image,
+            decisions.Settings(session_s=settings.session_s, rebalance_s=settings.rebalance_s),
+        )
+
+    def _open(self) -> None:
+        world, on = self.world, self.on
+        assert on is not None
+        if on.number not in world.voters:
+            self._find_voter()
+            return
+        settings = world.settings
+        election = settings.election_s
+        raft = Settings(
+            heartbeat_s=election / 5,
+            election_min_s=election,
+            election_max_s=election * 2,
+            lease_s=election * 0.9,
+            answer_s=election * 0.4,
+            append_bytes_max=settings.raft_bytes,
+        )
+        try:
+            stored = self.storage.open(on.number, world.voters)
+        except StorageError as error:
+            if not is_full(error):
+                raise
+            self.storage.close(clean=False)
+            self.later(FULL_AGAIN_S, self._open)
+            return
+        world.raft_seeds += 1
+        for commit in self.member.join(stored, raft, world.seed * 1000 + world.raft_seeds, self.now):
+            self._publish(commit)
+
+    # Steps
+
+    def deadline(self) -> float | None:
+        return None if self._busy else max(self.member.deadline, self.now - 1.0)
+
+    def elapsed(self) -> None:
+        if not self._busy:
+            self._step(Elapsed())
+
+    def take(self, event: Event) -> None:
+        """One event, in its turn."""
+        if self._busy:
+            self._events.append(event)
+        else:
+            self._step(event)
+
+    def _step(self, event: Event) -> None:
+        acts = self.member.step(event, self.now)
+        on = self.on
+        assert on is not None
+        for send in acts.raft.before:
+            self._send(send.to, send.message)
+        if acts.raft.writes:
+            self._busy = True
+            self.later(self.world.disk_time(), self._write, acts)
+        else:
+            self._finish(acts)
+
+    def _write(self, acts: Acts) -> None:
+        self._busy = False
+        try:
+            self.storage.carry_out(acts.raft.writes)
+        except StorageError as error:
+            if not is_full(error):
+                self.failed(error)
+                return
+            # Nothing that depended on it has left; what was decided in this step is found again, or not.
+            self.storage.close(clean=False)
+            self._finish(self.member.leave("the disk is full", self.now), quiet=True)
+            self.later(FULL_AGAIN_S, self._open)
+            return
+        self._finish(acts)
+
+    def _finish(self, acts: Acts, *, quiet: bool = False) -> None:
+        for send in acts.raft.after:
+            self._send(send.to, send.message)
+        for commit in acts.publish:
+            self._publish(commit)
+        for answer in acts.answers:
+            self._answer(answer.ticket, answer.message)
+        for relay in acts.relays:
+            self._relay(relay)
+        if self.member.leader != self._told_leader:
+            self._told_leader = self.member.leader
+            self.world.note(f"controller {self.host}: node {self._told_leader} leads the quorum")
+        snapshot = self.member.snapshot()
+        if snapshot is not None:
+            try:
+                self.storage.store_snapshot(snapshot)
+            except StorageError:
+                pass
+            else:
+                self._events.append(Compacted(snapshot))
+        while self._events and not self._busy and self.alive:
+            event = self._events.popleft()
+            if isinstance(event, tuple):
+                self._subscribe(*event)
+            else:
+                self._step(event)
+
+    # Raft
+
+    def _send(self, to: int, message: Told) -> None:
+        self.world.network.datagram(self.host, to, self._deliver, to, message)
+
+    def _deliver(self, to: int, message: Told) -> None:
+        process = self.world.hosts[to].processes.get("controller")
+        if isinstance(process, ControllerProcess):
+            process.run(process.take, message)
+
+    # Who follows
+
+    def _publish(self, commit: Commit) -> None:
+        judge, on = self.world.judge, self.on
+        assert on is not None
+        if commit.snapshot:
+            self._kept.clear()
+            judge.restored(on.number, self.member.image, commit.next_offset)
+        else:
+            judge.published(on.number, commit.offset, commit.records, commit.next_offset)
+            self._kept.append(commit)
+        message = m.Committed(
+            offset=commit.offset,
+            next_offset=commit.next_offset,
+            records=commit.records,
+            snapshot=commit.snapshot,
+            leader=self.member.leader,
+        )
+        for lane in list(self._subscribers):
+            lane.tell(message)
+        early, self._early = self._early, []
+        for lane, request, offset in early:
+            self._subscribe(lane, request, offset)
+
+    def _subscribe(self, lane: Port, request: int, offset: int) -> None:
+        applied = self.member.applied
+        if offset > applied:
+            self._early.append((lane, request, offset))
+            return
+        self._subscribers[lane] = 0
+        leader = self.member.leader
+        if self._kept and self._kept[0].offset <= offset:
+            records: list[Any] = []
+            first = next((one.offset for one in self._kept if one.next_offset > offset), applied)
+            for commit in self._kept:
+                if commit.next_offset > offset:
+                    records += commit.records
+            contiguous = first + len(records) == applied
+            if contiguous:
+                lane.reply(
+                    request, m.Committed(offset=first, next_offset=applied, records=records, leader=leader)
+                )
+                return
+            # An entry without records lies between: one message each.
+            tail = [one for one in self._kept if one.next_offset > offset]
+            head = tail[0]
+            lane.reply(
+                request,
+                m.Committed(offset=head.offset, next_offset=head.next_offset, records=head.records, leader=leader),
+            )
+            for commit in tail[1:]:
+                lane.tell(
+                    m.Committed(
+                        offset=commit.offset, next_offset=commit.next_offset, records=commit.records, leader=leader
+                    )
+                )
+            return
+        records = self.member.image.records()
+        lane.reply(
+            request, m.Committed(offset=0, next_offset=applied, records=records, snapshot=True, leader=leader)
+        )
+
+    def on_closed(self, port: Port) -> None:
+        self._subscribers.pop(port, None)
+        self._early = [one for one in self._early if one[0] is not port]
+
+    # An observer
+
+    def _find_voter(self) -> None:
+        world = self.world
+        voter = self.engine.random.choice(world.voters)
+        host = world.hosts[voter]
+        world.network.dial(
+            self, lambda: host.processes.get("controller"), self._found_voter, self._no_voter, host.number
+        )
+
+    def _no_voter(self) -> None:
+        self.later(REDIAL_S, self._find_voter)
+
+    def _found_voter(self, lane: Port) -> None:
+        lane.on_message = self._told
+        lane.on_closed = lambda _: self._no_voter()
+
+        def subscribed(reply: m.Message | None) -> None:
+            if isinstance(reply, m.Committed):
+                self.take(Learned(reply))
+            elif lane.open:
+                lane.close()
+
+        lane.call(m.Subscribe(from_offset=self.member.applied), subscribed, 30.0)
+
+    def _told(self, lane: Port, request: int, message: m.AnyMessage, payload: bytes) -> None:
+        if isinstance(message, m.Committed):
+            self.take(Learned(message))
+
+    # Who asks
+
+    def on_message(self, port: Port, request: int, message: m.AnyMessage, payload: bytes) -> None:
+        if isinstance(message, m.Subscribe):
+            if self._busy:
+                # What this step has committed is not on the disk yet.
+                self._events.append((port, request, message.from_offset))
+            else:
+                self._subscribe(port, request, message.from_offset)
+        elif isinstance(message, QUESTIONS):
+            self._ticket += 1
+            self._tickets[self._ticket] = (port, request)
+            hello = port.other.hello
+            relayed = hello is not None and hello.kind == "controller"
+            self._asks.append(Ask(self._ticket, message, relayed))
+            if not self._asking:
+                self._asking = True
+                self.soon(self._ask)
+
+    def _ask(self) -> None:
+        self._asking = False
+        asks, self._asks = self._asks, []
+        self.take(Asks(asks))
+
+    def _answer(self, ticket: int, message: m.Message) -> None:
+        port, request = self._tickets.pop(ticket)
+        committed = getattr(message, "committed", None)
+        if isinstance(committed, int) and not isinstance(message, m.QuorumDescribed):
+            self.world.judge.answered(self.host, committed)
+        if isinstance(message, m.PartitionAltered):
+            self.world.judge.altered(self.host, message)
+        port.reply(request, message)
+
+    def _relay(self, relay: Relay) -> None:
+        lane = self._lanes.get(relay.to)
+        if lane is not None and lane.open:
+            self._relay_by(lane, relay)
+            return
+        host = self.world.hosts[relay.to]
+
+        def opened(lane: Port) -> None:
+            self._lanes[relay.to] = lane
+            lane.on_message = self._told
+            lane.on_closed = lambda _: self.take(LeaderGone(relay.to))
+            self._relay_by(lane, relay)
+
+        def failed() -> None:
+            self.take(NotRelayed(relay.ticket))
+
+        self.world.network.dial(self, lambda: host.processes.get("controller"), opened, failed, host.number)
+
+    def _relay_by(self, lane: Port, relay: Relay) -> None:
+        def answered(reply: m.Message | None) -> None:
+            if isinstance(reply, m.Refused) and reply.code == NotControllerError.code:
+                self.take(NotRelayed(relay.ticket))
+            else:
+                self.take(Relayed(relay.ticket, reply))
+
+        lane.call(relay.question, answered, RELAY_S)

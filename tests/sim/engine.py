@@ -1,0 +1,56 @@
+"""Virtual time: what happens next, in one order for one seed."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from typing import Any
+
+
+class Violated(AssertionError):
+    """An invariant does not hold."""
+
+
+# More steps than any seed needs: somebody goes round in circles without time passing.
+STEPS_MAX = 100_000
+
+
+class Engine:
+    """``time`` is seconds since the world began; ``random`` the only source of chance in it."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.time = 0.0
+        self.steps = 0
+        self.trace: list[str] = []
+        self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._order = 0
+
+    def at(self, when: float, what: Callable[..., None], *arguments: Any) -> None:
+        """Do this then, or now if that is past."""
+        self._order += 1
+        heapq.heappush(self._events, (when if when > self.time else self.time, self._order, what, arguments))
+
+    def after(self, delay: float, what: Callable[..., None], *arguments: Any) -> None:
+        """Do this so much later."""
+        self._order += 1
+        heapq.heappush(self._events, (self.time + delay, self._order, what, arguments))
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything will happen before the next call of ``at``."""
+        return bool(self._events)
+
+    def next(self) -> None:
+        """Do what comes next."""
+        self.time, _, what, arguments = heapq.heappop(self._events)
+        self.steps += 1
+        if self.steps > STEPS_MAX:
+            raise Violated(f"{STEPS_MAX} steps and no end; the last was {what} {arguments}")
+        what(*arguments)
+
+    def note(self, line: str) -> None:
+        """A line of the story that this seed tells."""
+        self.trace.append(f"{self.time:9.4f} {line}")

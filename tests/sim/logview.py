@@ -1,0 +1,136 @@
+"""A partition's log as it lies on a simulated disk, read without any code of the log: the judges trust bytes only."""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+from typing import NamedTuple
+
+import fastcrc
+
+from tests.sim.disk import HostDisk, Inode
+from tests.sim.engine import Violated
+
+# base offset, length, leader epoch, magic, crc | attributes, last offset delta, 2 timestamps, producer id, epoch,
+# sequence, count
+_HEADER = struct.Struct(">qiibIhiqqqhii")
+_PREFIX = 12
+_CRC_FROM = 21
+_BODY_FROM = 16
+
+
+class Batch(NamedTuple):
+    """One batch: ``body`` is all of it that must never change, ``end`` its end in its file."""
+
+    base: int
+    next: int
+    epoch: int
+    producer: int
+    producer_epoch: int
+    sequence: int
+    body: bytes
+    end: int
+
+
+class _File:
+    __slots__ = ("batches", "inode", "parsed", "shape")
+
+    def __init__(self, inode: Inode) -> None:
+        self.inode = inode
+        self.parsed = 0
+        self.shape = -1
+        self.batches: list[Batch] = []
+
+
+class LogView:
+    """``durable``: what a power cut would leave; else what a reader finds. ``refresh`` before looking."""
+
+    def __init__(self, disk: HostDisk, path: str, *, durable: bool) -> None:
+        self.disk = disk
+        self.path = path
+        self.durable = durable
+        self.batches: list[Batch] = []
+        self.bases: list[int] = []
+        # Grows whenever something that was there is not any more, or is another.
+        self.shape = 0
+        # Judges note here up to which offset they have compared with the truth, at which shape.
+        self.compared = 0
+        self.torn = ""
+        self._files: dict[str, _File] = {}
+
+    @property
+    def end(self) -> int:
+        """The offset after the last whole batch."""
+        return self.batches[-1].next if self.batches else -1
+
+    def refresh(self) -> bool:
+        """Read what is new; True if anything was cut or replaced."""
+        tree = self.disk.durable if self.durable else self.disk.names
+        names = tree.get(self.path)
+        logs = [] if names is None else [name for name in names if name[-4:] == ".log"]
+        files = self._files
+        whole = len(logs) == len(files)
+        if whole:
+            for name in logs:
+                assert names is not None
+                known, inode = files.get(name), names[name]
+                shape = inode.synced_shape if self.durable else inode.shape
+                if known is None or known.inode is not inode or known.shape != shape:
+                    whole = False
+                    break
+        if whole:
+            if logs:
+                self._extend(files[max(logs)])
+            return False
+        logs.sort()
+        grown = bool(files) and all(
+            name in files
+            and names is not None
+            and names.get(name) is files[name].inode
+            and files[name].shape == (files[name].inode.synced_shape if self.durable else files[name].inode.shape)
+            for name in files
+        )
+        if not grown:
+            self._files = files = {}
+            self.batches, self.bases = [], []
+            self.shape += 1
+            self.compared = 0
+        for name in logs:
+            assert names is not None
+            if name not in files:
+                file = files[name] = _File(names[name])
+                file.shape = names[name].synced_shape if self.durable else names[name].shape
+            self._extend(files[name])
+        return not grown
+
+    def _extend(self, file: _File) -> None:
+        data = file.inode.synced if self.durable else file.inode.data
+        at, size = file.parsed, len(data)
+        self.torn = ""
+        while size - at >= _HEADER.size:
+            base, length, epoch, magic, crc, _, delta, _, _, producer, producer_epoch, sequence, count = (
+                _HEADER.unpack_from(data, at)
+            )
+            end = at + _PREFIX + length
+            if magic != 2 or length < _HEADER.size - _PREFIX or end > size or count < 1:
+                break
+            body = bytes(data[at + _BODY_FROM : end])
+            if fastcrc.crc32.iscsi(body[_CRC_FROM - _BODY_FROM :]) != crc:
+                break
+            if self.batches and base < self.batches[-1].next:
+                raise Violated(f"{self.path}: offset {base} follows {self.batches[-1].next - 1}")
+            self.batches.append(Batch(base, base + delta + 1, epoch, producer, producer_epoch, sequence, body, end))
+            self.bases.append(base)
+            at = end
+        file.parsed = at
+        if at < size:
+            self.torn = f"{size - at} bytes after offset {self.end - 1} are no batch"
+
+    def from_offset(self, offset: int) -> list[Batch]:
+        """The batches that begin at ``offset`` or later."""
+        return self.batches[bisect_left(self.bases, offset) :]
+
+    def at(self, offset: int) -> Batch | None:
+        """The batch that begins there."""
+        number = bisect_left(self.bases, offset)
+        return self.batches[number] if number < len(self.bases) and self.bases[number] == offset else None

@@ -1,0 +1,235 @@
+"""A partition's processes: the leader and the follower, real machines on a real log on a simulated disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from logeion.actors import messages as m
+from logeion.actors.node.events import Start
+from logeion.log.config import LogConfig
+from logeion.log.log import Log, SyncHandle
+from logeion.wire.errors import StorageError
+from tests.sim.hosts import DATA, EXIT_STORAGE
+from tests.sim.network import Port
+from tests.sim.process import Process
+
+if TYPE_CHECKING:
+    from tests.sim.hosts import Host
+    from tests.sim.world import World
+
+REDIAL_S = 0.02
+
+
+class Actor(Process):
+    """What both have: a log, a lane to Node, syncs that take their time, and an end when the disk fails."""
+
+    kind = ""
+
+    def __init__(self, world: World, on: Host, start: Start, pid: int) -> None:
+        hello = m.Hello(
+            actor=start.actor,
+            kind=self.kind,
+            node=on.number,
+            pid=pid,
+            incarnation=start.incarnation,
+            topic_id=start.topic_id,
+            partition=start.partition,
+            epoch=start.epoch,
+        )
+        super().__init__(world, f"{on.number}:{start.actor}", on=on, hello=hello)
+        self.start = start
+        self.key = (start.topic_id, start.partition)
+        self.node: Port | None = None
+        self.state = "starting"
+        self.cause = ""
+        self.log: Log | None = None
+        self._looked: tuple[int, ...] = ()
+        # What a kill of the sync in flight leaves: nothing of it is noted.
+        self._sync: SyncHandle | None = None
+        self._again = False
+        self._dial_node()
+        # A log takes its time to open: what the process before it wrote may come from a disk.
+        self.later(world.engine.random.uniform(0.001, 0.01), self._open)
+
+    # Node
+
+    def _dial_node(self) -> None:
+        on = self.on
+        assert on is not None
+        self.world.network.dial(self, lambda: on.processes.get("node"), self._met, self._unmet, on.number)
+
+    def _unmet(self) -> None:
+        self.later(REDIAL_S, self._dial_node)
+
+    def _met(self, lane: Port) -> None:
+        self.node = lane
+        lane.on_message = self.from_node
+        lane.on_closed = self._parted
+        self._report()
+
+    def _parted(self, lane: Port) -> None:
+        self.node = None
+        self._unmet()
+
+    def _report(self) -> None:
+        if self.node is not None:
+            self.node.tell(m.StateChanged(state=self.state, cause=self.cause, epoch=self.start.epoch))
+
+    def from_node(self, lane: Port, request: int, message: m.AnyMessage, payload: bytes) -> None:
+        """Node says this."""
+        match message:
+            case m.Ping():
+                lane.reply(request, m.Pong())
+            case m.Slice() if self.log is not None:
+                self.slice_changed(message)
+            case m.Slice():
+                self.later_slice = message
+            case m.Configure() if self.log is not None:
+                self.configure(message)
+
+    later_slice: m.Slice | None = None
+
+    def slice_changed(self, message: m.Slice) -> None:
+        """The partition, as the metadata log has it now."""
+        raise NotImplementedError
+
+    def configure(self, message: m.Configure) -> None:
+        """The topic's configuration."""
+        raise NotImplementedError
+
+    def begin(self, log: Log) -> None:
+        """The log is open: make the machine and start it."""
+        raise NotImplementedError
+
+    # The log
+
+    def _open(self) -> None:
+        on, start = self.on, self.start
+        assert on is not None
+        directory = Path(f"{DATA}/{start.topic}-{start.partition}")
+        config = LogConfig.from_topic(start.configs)
+        try:
+            self.log = Log.open(
+                directory, config, files=self.files, now_ms=on.now_ms(), topic_id=start.topic_id
+            )
+            self.begin(self.log)
+        except StorageError as error:
+            self.fatal(error)
+            return
+        if not self.alive:
+            return
+        if self.later_slice is not None:
+            self.slice_changed(self.later_slice)
+        self.state = "running"
+        self._report()
+
+    def fatal(self, error: StorageError) -> None:
+        """The disk cannot be trusted: say why, and end."""
+        if not self.alive:
+            return
+        self.world.note(f"{self.name} ends: {error}")
+        self.cause, self.state = str(error), "failed"
+        if self.node is not None:
+            self.node.tell(m.StateChanged(state="failed", cause=str(error), epoch=self.start.epoch, code=56))
+        self.die(EXIT_STORAGE)
+
+    def terminate(self) -> None:
+        """SIGTERM: close the log cleanly."""
+        self.state = "stopping"
+        self._report()
+        if self.log is not None and self._sync is None:
+            try:
+                self.log.close(clean=True)
+            except StorageError:
+                pass
+        self.die(0)
+
+    # Syncs
+
+    def sync(self, batches: int = 0, size: int = 0) -> None:
+        """Sync what is written; ``synced`` is called when that is done."""
+        log = self.log
+        assert log is not None
+        if self._sync is not None:
+            self._again = True
+            return
+        try:
+            handle = log.sync_handle()
+        except StorageError as error:
+            self.fatal(error)
+            return
+        if handle is None:
+            self.soon(self._nothing_to_sync)
+            return
+        self._sync = handle
+        self.later(self.world.disk_time(), self._run_sync, handle)
+
+    def _nothing_to_sync(self) -> None:
+        assert self.log is not None
+        self.synced(self.log.synced_end)
+
+    def _run_sync(self, handle: SyncHandle) -> None:
+        log = self.log
+        assert log is not None
+        self._sync = None
+        try:
+            handle.run()
+        except StorageError as error:
+            log.note_sync_failed(error)
+            self.fatal(error)
+            return
+        try:
+            end = log.note_synced(handle)
+        except StorageError:
+            end = log.synced_end
+        again, self._again = self._again, False
+        self.synced(end)
+        if again and self.alive:
+            self.sync()
+
+    def synced(self, end: int) -> None:
+        """All below ``end`` is on the device."""
+        raise NotImplementedError
+
+    # The world
+
+    def stepped(self) -> None:
+        super().stepped()
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Let the judge look, if anything has changed."""
+        log = self.log
+        if log is None:
+            return
+        looked = (log.end_offset, log.generation, log.high_watermark, log.start_offset)
+        if looked != self._looked:
+            self._looked = looked
+            self.look(log)
+
+    def look(self, log: Log) -> None:
+        """Let the judge see what has changed."""
+        truth = self.world.judge.truths.get(self.key)
+        if truth is not None:
+            judge = self.world.judge
+            judge.started(self.host, truth, log.start_offset)
+            leading = self.kind == "partition"
+            judge.logged(
+                self.host, truth, leader=self.identity if leading else "", epoch=self.start.epoch or 0
+            )
+            self.judge_watermark(truth, log)
+
+    def judge_watermark(self, truth: Any, log: Log) -> None:
+        """The watermark may have moved."""
+        raise NotImplementedError
+
+    @property
+    def identity(self) -> str:
+        return f"{self.name}#{self.start.incarnation}"
+
+    def die(self, status: int, *, power: bool = False) -> None:
+        truth = self.world.judge.truths.get(self.key)
+        super().die(status, power=power)
+        if truth is not None:
+            self.world.judge.forget(self.host, truth)

@@ -1,0 +1,265 @@
+"""A whole cluster in one thread: hosts, network, clients and judge, for one seed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from logeion.actors import messages as m
+from logeion.actors.node.events import Start
+from logeion.actors.partition.writing import passes
+from logeion.log.checkpoints import decode_topic_id
+from logeion.wire.errors import MalformedError, StorageError
+from tests.sim.clients import CarelessProducer, Client, Consumer, Producer, make_batch
+from tests.sim.cluster_judge import Judge, Key, Truth
+from tests.sim.controllers import ControllerProcess
+from tests.sim.engine import Engine, Violated
+from tests.sim.followers import ReplicaProcess
+from tests.sim.hosts import Host
+from tests.sim.leaders import PartitionProcess
+from tests.sim.network import Network, Port
+from tests.sim.nodes import NodeProcess
+from tests.sim.process import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TOPIC = "t"
+
+
+class Settings(msgspec.Struct, kw_only=True):
+    """What a seed draws; a scenario says it."""
+
+    nodes: int = 3
+    voters: int = 3
+    partitions: int = 1
+    replicas: int = 3
+    min_isr: int = 2
+    flush: str = "ack"
+    segment_bytes: int = 1_048_576
+    heartbeat_s: float = 0.2
+    session_s: float = 1.0
+    election_s: float = 1.0
+    lag_time_max_s: float = 1.0
+    rebalance_s: float = 0.0
+    wait_ms: int = 30_000
+    fetch_bytes: int = 65_536
+    slow_disk: float = 0.003
+    raft_bytes: int = 1_048_576
+    snapshot_bytes: int = 1_048_576
+
+    @property
+    def topic_defaults(self) -> Mapping[str, str]:
+        """Of every topic."""
+        return {
+            "min.insync.replicas": str(self.min_isr),
+            "logeion.flush": self.flush,
+            "segment.bytes": str(self.segment_bytes),
+            "index.interval.bytes": "256",
+        }
+
+
+class World:
+    """Call ``boot`` once, then ``run`` as far as wanted."""
+
+    def __init__(self, seed: int, settings: Settings) -> None:
+        self.seed = seed
+        self.engine = Engine(seed)
+        self.settings = settings
+        self.network = Network(self.engine)
+        self.judge = Judge(self)
+        self.voters = tuple(range(1, settings.voters + 1))
+        self.hosts = {number: Host(self, number) for number in range(1, settings.nodes + 1)}
+        self.admin = Process(self, "admin", host=99)
+        self.clients: list[Client] = []
+        self.crashes: list[str] = []
+        self.topic_ids = 0
+        self.values = 0
+        self.raft_seeds = 0
+
+    def boot(self) -> None:
+        """Start all hosts, wait until they are in, make the topic, wait until it is led."""
+        for host in self.hosts.values():
+            self.engine.after(self.engine.random.uniform(0.0, 0.1), host.start)
+        image = self.judge.image
+        self.run_until(lambda: sum(map(image.eligible, self.hosts)) == len(self.hosts), 20.0, "not all nodes are in")
+        self.create_topic(TOPIC)
+        self.run_until(self.all_led, 20.0, "a new topic is not led")
+
+    def create_topic(self, name: str) -> None:
+        """Ask for it."""
+        host = self.hosts[1]
+        topic = m.TopicToCreate(
+            name=name, partitions=self.settings.partitions, replication_factor=self.settings.replicas
+        )
+
+        def opened(lane: Port) -> None:
+            lane.call(m.CreateTopics(topics=[topic]), lambda reply: None, 10.0)
+
+        self.network.dial(
+            self.admin, lambda: host.processes.get("controller"), opened, lambda: None, host.number
+        )
+
+    def all_led(self) -> bool:
+        """Whether each partition's leader serves."""
+        return bool(self.judge.truths) and all(map(self.leader_of, self.judge.truths.values()))
+
+    def leader_of(self, truth: Truth) -> PartitionProcess | None:
+        """The process that leads it by the newest word of the controller, if it serves."""
+        newest = truth.newest
+        if newest is None or newest.leader < 0:
+            return None
+        process = self.hosts[newest.leader].processes.get(f"partition/{truth.directory}")
+        if not isinstance(process, PartitionProcess) or process.log is None or process.state != "running":
+            return None
+        return process if process.start.epoch == newest.leader_epoch and not process.machine.resigned else None
+
+    # Lost storage: what may be lost by the rules, and what the judge must know of it
+
+    def may_lose(self, host: Host, truth: Truth) -> bool:
+        """Whether as few replicas have lost storage, and not yet got it back, as the promise allows (I2)."""
+        lost = {number for number, key in self.judge.budget if key == truth.key} | {host.number}
+        return len(lost) <= min(self.settings.min_isr, self.settings.replicas) - 1
+
+    def may_cut_power(self, host: Host) -> bool:
+        """With flush=ack nothing that counts is lost."""
+        if self.settings.flush == "ack":
+            return True
+        return all(self.may_lose(host, truth) for truth in self.judge.truths.values())
+
+    def power_lost(self, host: Host) -> None:
+        """The host's power went."""
+        for truth in self.judge.truths.values():
+            if self.settings.flush == "ack":
+                self.judge.forget(host.number, truth)
+            else:
+                self.judge.storage_lost(host.number, truth.key)
+
+    def directory_lost(self, host: Host) -> None:
+        for truth in self.judge.truths.values():
+            self.judge.storage_lost(host.number, truth.key)
+
+    def storage_broken(self, host: Host, truth: Truth) -> None:
+        self.judge.storage_lost(host.number, truth.key)
+
+    # What happens
+
+    def note(self, line: str) -> None:
+        self.engine.note(line)
+
+    def crashed(self, process: Process, cause: str) -> None:
+        """A process ended of an exception: the product is wrong, whatever the judges say."""
+        self.note(f"{process.name} crashed: {cause.splitlines()[-1]}")
+        self.crashes.append(f"{process.name}: {cause}")
+
+    def run(self, until: float) -> None:
+        """Let time pass."""
+        engine = self.engine
+        while engine.time < until and engine.pending:
+            engine.next()
+        engine.time = max(engine.time, until)
+
+    def run_until(self, condition: object, limit: float, what: str = "") -> None:
+        """Let time pass until something holds; raises ``Violated`` after ``limit`` seconds."""
+        assert callable(condition)
+        engine = self.engine
+        end = engine.time + limit
+        number = 0
+        while True:
+            number += 1
+            if number % 8 == 0 and condition():
+                return
+            if engine.time > end:
+                raise Violated(f"after {limit:.1f} s: {what}")
+            engine.next()
+
+    # Making processes
+
+    def make_fixed(self, host: Host, fixed: str) -> Process:
+        """The Supervisor starts Controller or Node."""
+        return ControllerProcess(self, host) if fixed == "controller" else NodeProcess(self, host)
+
+    def make_actor(self, host: Host, start: Start, pid: int) -> Process:
+        """The Supervisor starts what Node asked for."""
+        if start.kind == "replica":
+            return ReplicaProcess(self, host, start, pid)
+        assert start.kind == "partition", start.kind
+        return PartitionProcess(self, host, start, pid)
+
+    # What the processes ask
+
+    def host_at(self, address: str) -> Host:
+        """The host of this address."""
+        return self.hosts[int(address.removeprefix("host-"))]
+
+    def who_leads(self, key: Key, client: int) -> tuple[Host, int, str] | None:
+        """What some host that this client reaches believes: where the leader is, its epoch, its actor."""
+        host = self.hosts[self.engine.random.randint(1, len(self.hosts))]
+        blocked = self.network.blocked
+        if not host.up or (client, host.number) in blocked or (host.number, client) in blocked:
+            return None
+        node = host.processes.get("node")
+        if not isinstance(node, NodeProcess) or node.frozen:
+            return None
+        state = node.machine.image.partition(*key)
+        topic = node.machine.image.topic_by_id(key[0])
+        if state is None or topic is None or state.leader < 0:
+            return None
+        return self.hosts[state.leader], state.leader_epoch, f"partition/{topic.name}-{key[1]}"
+
+    def batch(self, producer_id: int, sequence: int, count: int) -> bytes:
+        """A batch of values that nobody else sends."""
+        values = []
+        for _ in range(count):
+            self.values += 1
+            values.append(b"%d" % self.values * self.engine.random.randint(1, 6))
+        return make_batch(producer_id, sequence, values, 1_700_000_000_000 + int(self.engine.time * 1000))
+
+    def new_topic_id(self) -> str:
+        self.topic_ids += 1
+        return f"{self.topic_ids:032x}"
+
+    def disk_time(self) -> float:
+        """How long a sync takes."""
+        return self.engine.random.uniform(0.0002, self.settings.slow_disk)
+
+    @staticmethod
+    def passes(error: StorageError) -> bool:
+        """Whether it is only a full disk."""
+        return passes(error)
+
+    def topic_id_in(self, host: Host, path: str) -> str | None:
+        """Whose log lies there."""
+        inode = host.disk.names.get(path, {}).get("partition.metadata")
+        try:
+            return decode_topic_id(bytes(inode.data)) if inode is not None else None
+        except MalformedError:
+            return None
+
+    def judge_reset(self, host: int, key: Key) -> None:
+        """A follower begins anew: its watermark may be a lower one."""
+
+    def to_gateways(self, host: Host, message: m.Message) -> None:
+        """Nobody listens: clients ask ``who_leads``."""
+
+    def drained(self, host: Host) -> None:
+        """A host that was to be stopped leads nothing any more."""
+        self.note(f"host {host.number} is drained")
+
+    # Clients
+
+    def add_producer(self, key: Key, *, pace: float, until: float) -> Producer:
+        producer = Producer(self, len(self.clients) + 1, key, pace, until)
+        self.clients.append(producer)
+        return producer
+
+    def add_careless(self, key: Key, *, pace: float, until: float) -> CarelessProducer:
+        careless = CarelessProducer(self, len(self.clients) + 1, key, pace, until)
+        self.clients.append(careless)
+        return careless
+
+    def add_consumer(self, key: Key) -> Consumer:
+        consumer = Consumer(self, len(self.clients) + 1, key)
+        self.clients.append(consumer)
+        return consumer
