@@ -43,9 +43,9 @@ from .events import (
     DrainAsked,
     Drained,
     Elapsed,
-    GatewayGone,
     Greeted,
     List,
+    Parted,
     Ponged,
     Register,
     RemoveDirectory,
@@ -369,8 +369,7 @@ class NodeShell(Shell):
         del self._lanes[peer.actor]
         if peer.kind in ("gateway", "controller"):
             self._states[peer.actor] = "starting"
-        if peer.kind == "gateway":
-            self._step(GatewayGone(actor=peer.actor))
+        self._step(Parted(actor=peer.actor, incarnation=peer.incarnation))
 
     def _answer_ready(self) -> None:
         image = self.machine.image

@@ -76,9 +76,9 @@ class Processes:
 
     def stop(self, process: Process, now: float, *, force: bool) -> None:
         """End it; what does not end in time is killed, again and again."""
-        again = process.state == "stopping"
         process.state = "stopping"
-        process.deadline = now + (STOP_GRACE_S if not force else KILL_AGAIN_S if again else KILLED_S)
+        process.deadline = now + (STOP_GRACE_S if not force else KILL_AGAIN_S if process.killed else KILLED_S)
+        process.killed = force
         self.owner.emit(Stop(actor=process.actor, incarnation=process.incarnation, force=force))
 
     # The Supervisor
@@ -167,6 +167,12 @@ class Processes:
                 process.deadline = now + START_S
             self.owner.on_greeted(process, now)
 
+    def parted(self, actor: str, incarnation: int, now: float) -> None:
+        """The lane of one has closed."""
+        process = self.all.get(actor)
+        if process is not None:
+            process.part(incarnation, now)
+
     def reported(self, event: Reported, now: float) -> None:
         """One says what it does."""
         if not self.listed:
@@ -186,14 +192,16 @@ class Processes:
         for process in list(self.all.values()):
             if process.deadline is None or process.deadline > now:
                 continue
-            if not process.pid:
-                # The request or its answer is lost: who runs?
+            if not process.pid or process.parted:
+                # A request or its answer, or what was told of an exit, is lost: who runs?
                 process.overdue, process.deadline = True, now + FORK_S
                 self.owner.emit(List())
             elif process.state == "starting" and process.topic_id is not None:
                 process.deadline = None
                 self.owner.on_late(process, now)
             else:
-                if process.state == "stopping":
+                if process.killed:
+                    # It will not die, or its exit was not told.
                     self.owner.on_late(process, now)
+                    self.owner.emit(List())
                 self.stop(process, now, force=True)

@@ -297,6 +297,12 @@ class Companions:
             self.all[hello.actor].key = (hello.topic_id, hello.partition)
             self.follow((hello.topic_id, hello.partition), now)
 
+    def parted(self, actor: str, incarnation: int, now: float) -> None:
+        """The lane of one has closed."""
+        process = self._process(actor)
+        if process is not None:
+            process.part(incarnation, now)
+
     def reported(self, event: Reported, now: float) -> None:
         """It says what it does."""
         one, change = self.all.get(event.actor), event.change
@@ -361,11 +367,12 @@ class Companions:
             process = one.process
             if process is None or process.deadline is None or process.deadline > now:
                 continue
-            if process.state == "asked":
-                # The request or its answer is lost: who runs?
+            if process.state == "asked" or process.parted:
+                # A request or its answer, or what was told of an exit, is lost: who runs?
                 process.overdue, process.deadline = True, now + FORK_S
                 asked = True
             else:
+                asked = asked or process.state == "stopping"
                 process.state, process.deadline = "stopping", now + KILL_AGAIN_S
                 self.host.emit(Stop(actor=one.actor, incarnation=process.incarnation, force=True))
         if asked:

@@ -39,10 +39,11 @@ class Bound(Event, frozen=True, kw_only=True):
     addresses: list[str]
 
 
-class GatewayGone(Event, frozen=True, kw_only=True):
-    """A gateway's lane has closed."""
+class Parted(Event, frozen=True, kw_only=True):
+    """An actor's lane has closed."""
 
     actor: str
+    incarnation: int
 
 
 class DirectoryRemoved(Event, frozen=True, kw_only=True):
@@ -122,7 +123,7 @@ AnyEvent = (
     | Greeted
     | Reported
     | Bound
-    | GatewayGone
+    | Parted
     | DirectoryRemoved
     | DownFailed
     | Stale

@@ -9,6 +9,9 @@ from .. import messages as m
 # The kinds of actor that hold a partition's directory, one at a time.
 LEADER, FOLLOWER = "partition", "replica"
 
+# How soon after its lane closes an actor's exit is told, or its next lane there.
+PARTED_S = 1.0
+
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 5.0
 # Starts in a row that never came to run, after which a partition is offline and tried only now and then.
@@ -38,6 +41,9 @@ class Process(msgspec.Struct, kw_only=True):
     restarts: int = 0
     ran: bool = False
     connected: bool = False
+    killed: bool = False
+    # Its lane has closed: if it is not there again soon, its exit may have been told to nobody.
+    parted: bool = False
     # The request to start it went unanswered for too long: if it is not listed, it is not coming.
     overdue: bool = False
     # When something must have happened: started, said hello, or died.
@@ -54,6 +60,13 @@ class Process(msgspec.Struct, kw_only=True):
         """The directory that its actor's id names."""
         return self.actor.partition("/")[2]
 
+    def part(self, incarnation: int, now: float) -> None:
+        """Its lane has closed: most likely it has ended."""
+        if self.incarnation == incarnation and self.connected:
+            self.connected = False
+            if self.state in ("starting", "running"):
+                self.parted, self.deadline = True, now + PARTED_S
+
     def greeted(self, hello: m.Hello) -> bool:
         """It has connected (again): whether it is this incarnation, and not on its way out."""
         if self.incarnation != hello.incarnation:
@@ -61,7 +74,7 @@ class Process(msgspec.Struct, kw_only=True):
         if self.connected:
             # What it was told since may have been lost with its former lane.
             self.configs = self.slice = None
-        self.connected = True
+        self.connected, self.parted = True, False
         self.pid = self.pid or hello.pid
         if self.topic_id is None:
             self.topic_id, self.partition, self.epoch = hello.topic_id, hello.partition, hello.epoch

@@ -32,21 +32,22 @@ from .events import (
     DownFailed,
     DrainAsked,
     Elapsed,
-    GatewayGone,
     GrantFailed,
     Greeted,
+    Parted,
     Ponged,
     Register,
-    RemoveDirectory,
     Reported,
     Stale,
     Suspected,
     ToGateways,
     Wanted,
 )
-from .local import FOLLOWER, LEADER, OFFLINE_RETRY_S, Local, Process
+from .gateways import Gateways
+from .local import FOLLOWER, LEADER, Local, Process
 from .pings import Pings
-from .starting import REFUSED_AGAIN_S, Starts
+from .removal import Directories
+from .starting import Starts
 from .telling import Telling
 
 Key = tuple[str, int]
@@ -79,23 +80,19 @@ class NodeMachine:
         self.broker_epoch: int | None = None
         self.locals: dict[Key, Local] = {}
         self.fixed: dict[str, m.ActorEntry] = {}
-        self.gateways: dict[str, list[str]] = {}
         self._next_incarnation = first_incarnation
         # Records from this offset on were committed while this Node lives.
         self._fresh_from: int | None = None
         self.caught_up = False
-        # Whose a directory's name is, until it is removed.
-        self._directories: dict[str, Key] = {}
-        self._by_directory: dict[str, list[Key]] = {}
-        # Gateways that were told to end: the host is being stopped, and nothing more is started.
-        self._leaving: set[str] = set()
         # The fixed actors that run, by their incarnations.
         self._running: dict[str, int] = {}
         self._effects: list[AnyEffect] = []
         self.actors = Processes(self)
+        self.directories = Directories(self)
         self.telling = Telling(self)
         self.starts = Starts(self, starts_max)
         self.companions = Companions(self, coordinators_max)
+        self.to_gateways = Gateways(self)
         self.beats = Beats(node, heartbeat_s, voters, self.emit)
         self.pings = Pings(self._pingable, self.emit)
 
@@ -126,11 +123,9 @@ class NodeMachine:
             case Reported():
                 self._reported(event, now)
             case Bound():
-                self.gateways[event.actor] = event.addresses
-                self.emit(Register())
-            case GatewayGone():
-                self.gateways.pop(event.actor, None)
-                self._running.pop(event.actor, None)
+                self.to_gateways.bound(event)
+            case Parted():
+                self._parted(event, now)
             case DirectoryRemoved():
                 self._removed(event, now)
             case Wanted():
@@ -189,16 +184,12 @@ class NodeMachine:
     @property
     def leaving(self) -> bool:
         """Whether the host stops: nothing is started any more."""
-        return bool(self._leaving)
+        return bool(self.to_gateways.leaving)
 
     @property
     def draining(self) -> bool:
         """Whether the host is about to be stopped."""
         return self.beats.stopping
-
-    def owns_directory(self, local: Local) -> bool:
-        """Whether the directory's name is this one's, or free (then it is from now on)."""
-        return self._directories.setdefault(local.directory, local.key) == local.key
 
     @property
     def fenced(self) -> bool:
@@ -209,7 +200,7 @@ class NodeMachine:
     def serving_epoch(self, key: Key) -> int | None:
         """The epoch in which this host's leader of the partition serves now."""
         local = self.locals.get(key)
-        if local is None or local.role != LEADER or not self._serving(local):
+        if local is None or local.role != LEADER or not self.serving(local):
             return None
         return self.processes[local.actor].epoch
 
@@ -244,15 +235,21 @@ class NodeMachine:
         if not any(self.gateways.values()):
             yield "no gateway listens"
         for local in self.locals.values():
-            if self.due(local) and not local.offline and not local.lost and not self._serving(local):
+            if self.due(local) and not local.offline and not local.lost and not self.serving(local):
                 yield f"{local.actor} is not running"
+
+    @property
+    def gateways(self) -> dict[str, list[str]]:
+        """The gateways of this host, and where they listen."""
+        return self.to_gateways.all
 
     def due(self, local: Local) -> bool:
         """Whether something should run for it now; what nobody leads has nothing to follow."""
         state = self.image.partition(*local.key)
         return local.role is not None and state is not None and (local.role == LEADER or state.leader >= 0)
 
-    def _serving(self, local: Local) -> bool:
+    def serving(self, local: Local) -> bool:
+        """Whether what should run for it does."""
         process = self.processes.get(local.actor)
         return process is not None and process.state == "running" and self.right(process, local)
 
@@ -351,28 +348,8 @@ class NodeMachine:
         if local is None:
             topic = self.image.topic_by_id(key[0])
             assert topic is not None, "a partition's topic is created before it"
-            local = self._add(Local(topic=topic.name, topic_id=key[0], partition=key[1]))
+            local = self.directories.add(Local(topic=topic.name, topic_id=key[0], partition=key[1]))
         return local
-
-    def _add(self, local: Local) -> Local:
-        self.locals[local.key] = local
-        self._by_directory.setdefault(local.directory, []).append(local.key)
-        return local
-
-    def _drop(self, key: Key) -> None:
-        """Nothing of this partition is left here; whoever waits for its directory's name may go on."""
-        local = self.locals.pop(key, None)
-        if local is None:
-            return
-        same_name = self._by_directory[local.directory]
-        same_name.remove(key)
-        if not same_name:
-            del self._by_directory[local.directory]
-        self.starts.forget(key)
-        if self._directories.get(local.directory) == key:
-            del self._directories[local.directory]
-        for other in same_name:
-            self.starts.want(other)
 
     # The controller
 
@@ -431,8 +408,8 @@ class NodeMachine:
 
     def on_exited(self, process: Process, event: m.ActorExited, now: float) -> None:
         """A Partition or Replica is gone: it was asked to, or by itself."""
-        self._remove_unknown(process)
-        for key in list(self._by_directory.get(process.directory, ())):
+        self.directories.remove_unknown(process)
+        for key in self.directories.of_name(process.directory):
             local = self.locals[key]
             if process.topic_id == local.topic_id:
                 if process.state != "stopping":
@@ -463,21 +440,6 @@ class NodeMachine:
         if local is not None and local.role == LEADER:
             self.starts.report_down(local)
 
-    def _remove_unknown(self, process: Process) -> None:
-        """A process that a predecessor had started late may have made a deleted topic's directory again.
-
-        Until that is gone, the name is not free for a new topic, even if that one had it in mind already.
-        """
-        if not self.caught_up or process.topic_id is None or process.partition is None:
-            return
-        key = (process.topic_id, process.partition)
-        if key in self.locals or self.image.topic_by_id(process.topic_id) is not None:
-            return
-        topic = process.directory.rpartition("-")[0]
-        local = self._add(Local(topic=topic, topic_id=process.topic_id, partition=process.partition))
-        self._directories[local.directory] = key
-        self._remove(local)
-
     # The actors
 
     def _pingable(self) -> list[tuple[str, int]]:
@@ -492,34 +454,25 @@ class NodeMachine:
     def _greeted(self, event: Greeted, now: float) -> None:
         hello = event.hello
         if hello.kind == "gateway":
-            self._greeted_gateway(hello.actor)
+            self.to_gateways.greeted(hello.actor)
             self.companions.greeted_gateway(hello.actor)
         elif hello.kind == COMPANION:
             self.companions.greeted(event, now)
         elif hello.kind in MANAGED:
             self.actors.greeted(event, now)
 
-    def _greeted_gateway(self, gateway: str) -> None:
-        """A gateway that is new is told who runs, and who is offline."""
-        self.gateways.setdefault(gateway, [])
-        self._leaving.discard(gateway)
-        for local in self.locals.values():
-            state = self.image.partition(*local.key)
-            if state is None or local.role != LEADER:
-                continue
-            if self._serving(local):
-                running = m.PartitionRunning(
-                    topic_id=local.topic_id, partition=local.partition, epoch=state.leader_epoch
-                )
-                self.emit(ToGateways(message=running, actor=gateway))
-            elif local.offline:
-                self.emit(ToGateways(message=local.stopped(state.leader_epoch), actor=gateway))
+    def _parted(self, event: Parted, now: float) -> None:
+        self.pings.gone(event.actor, event.incarnation)
+        if self._running.get(event.actor) == event.incarnation:
+            del self._running[event.actor]
+        self.to_gateways.gone(event.actor)
+        (self.companions if is_companion(event.actor) else self.actors).parted(event.actor, event.incarnation, now)
 
     def on_greeted(self, process: Process, now: float) -> None:
         """A Partition or Replica has connected, and is not on its way out."""
         local = self._local_of(process)
         if local is not None:
-            self._directories.setdefault(local.directory, local.key)
+            self.directories.owned_by(local)
             self._reconcile(local.key, now)
             self.telling.configure(local)
             self.telling.slice(local)
@@ -545,8 +498,8 @@ class NodeMachine:
             self._running[event.actor] = event.incarnation
         else:
             self._running.pop(event.actor, None)
-            if event.actor in self.gateways and event.change.state == "stopping":
-                self._leaving.add(event.actor)
+            if event.change.state == "stopping":
+                self.to_gateways.leaves(event.actor)
 
     def on_reported(self, process: Process, change: m.StateChanged, now: float) -> None:
         """A Partition or Replica says what it does."""
@@ -588,45 +541,30 @@ class NodeMachine:
         if holders or local.removing:
             return
         if local.role is None:
-            if self.owns_directory(local):
-                self._remove(local)
+            if self.directories.owned_by(local):
+                self.directories.remove(local)
             else:
                 self._drop(key)
         elif local.role == FOLLOWER and local.lost:
-            self._set_aside(local, now)
+            if self.directories.set_aside(local, now):
+                self.starts.report_down(local)
         else:
             self.starts.want(key)
-
-    def _remove(self, local: Local, *, keep: bool = False) -> None:
-        local.removing = True
-        self.emit(RemoveDirectory(topic=local.topic, topic_id=local.topic_id, partition=local.partition, keep=keep))
-
-    def _set_aside(self, local: Local, now: float) -> None:
-        """A lost log is begun afresh once the committed metadata counts on it no more and others lead."""
-        state = self.image.partition(*local.key)
-        if state is None or self.node in state.isr or self.node in state.elr:
-            if local.retry_at is None:
-                local.retry_at = now + REFUSED_AGAIN_S
-                self.starts.report_down(local)
-        elif state.leader >= 0 and now >= local.aside_at:
-            local.aside_at = now + OFFLINE_RETRY_S
-            self._remove(local, keep=True)
 
     def _removed(self, event: DirectoryRemoved, now: float) -> None:
         key = (event.topic_id, event.partition)
         local = self.locals.get(key)
-        if local is None:
-            return
-        if local.role is None:
+        if local is not None and local.role is None:
             self._drop(key)
-            return
-        # It was set aside because it was lost, or is ours again before it was gone.
-        local.removing = False
-        if local.lost and event.failed:
-            local.retry_at = now + OFFLINE_RETRY_S
-        else:
-            local.begin_afresh()
-        self._reconcile(key, now)
+        elif local is not None:
+            self.directories.put_aside(local, failed=event.failed, now=now)
+            self._reconcile(key, now)
+
+    def _drop(self, key: Key) -> None:
+        """Nothing of this partition is left here; whoever waits for its directory's name may go on."""
+        self.starts.forget(key)
+        for other in self.directories.drop(key):
+            self.starts.want(other)
 
     # Time
 

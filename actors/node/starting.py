@@ -14,13 +14,13 @@ from .downs import Downs
 from .events import AnyEffect, Ask, DownFailed, GrantFailed, Start
 from .grants import Grants
 from .local import FOLLOWER, LEADER, Local, Process
+from .removal import REFUSED_AGAIN_S, Directories
 from .telling import Telling
 
 Key = tuple[str, int]
 
-# A grant that changed nothing or failed is asked for again after this.
+# A grant that changed nothing is asked for again after this.
 GRANT_AGAIN_S = 0.2
-REFUSED_AGAIN_S = 1.0
 
 
 class Host(Protocol):
@@ -31,6 +31,7 @@ class Host(Protocol):
     broker_epoch: int | None
     locals: dict[Key, Local]
     actors: Processes
+    directories: Directories
     telling: Telling
 
     @property
@@ -43,9 +44,6 @@ class Host(Protocol):
 
     def due(self, local: Local) -> bool:
         """Whether something should run for it now."""
-
-    def owns_directory(self, local: Local) -> bool:
-        """Whether the directory's name is this one's, or free (then it is from now on)."""
 
     def new_incarnation(self) -> int:
         """One that no actor of this host has ever had."""
@@ -93,7 +91,7 @@ class Starts:
             return False
         if local.role == FOLLOWER and (local.lost or host.draining):
             return False
-        return not host.actors.at(local.directory) and host.owns_directory(local)
+        return not host.actors.at(local.directory) and host.directories.owned_by(local)
 
     # The controller
 

@@ -16,7 +16,7 @@ import msgspec
 from logeion.actors import messages as m
 from logeion.actors.controller import brokers
 from logeion.actors.controller.features import SUPPORTED
-from logeion.actors.controller.machine import ControllerMachine, Request
+from logeion.actors.controller.machine import ControllerMachine, Request, Settings
 from logeion.actors.controller.topics import Defaults
 from logeion.actors.metadata import MetadataImage, MetadataRecord
 from logeion.actors.node.events import (
@@ -50,11 +50,14 @@ GATEWAY = m.Hello(actor="gateway/1", kind="gateway", node=1, pid=9)
 
 
 class Host:
-    def __init__(self, starts_max: int = 4) -> None:
+    def __init__(self, starts_max: int = 4, *, heartbeat_s: float = 0.1) -> None:
         self.now = 0.0
+        self.heartbeat_s = heartbeat_s
         self.starts_max = starts_max
         self._ids = (f"{number:032x}" for number in count(100))
-        self.controller = ControllerMachine(Defaults(), lambda: next(self._ids), MetadataImage())
+        self.controller = ControllerMachine(
+            Defaults(), lambda: next(self._ids), MetadataImage(), Settings(session_s=10 * heartbeat_s)
+        )
         self.log: list[MetadataRecord] = list(self.controller.found("test"))
         self.processes: dict[str, Start] = {}
         self.pids = count(1000)
@@ -93,6 +96,7 @@ class Host:
             starts_max=self.starts_max,
             first_incarnation=next(self.incarnations) * 1_000_000,
             image=MetadataImage(),
+            heartbeat_s=self.heartbeat_s,
             voters=(1, 2, 3),
         )
         self.told.clear()

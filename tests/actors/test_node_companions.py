@@ -30,8 +30,8 @@ def create_offsets(host: Host) -> None:
     assert isinstance(reply, m.TopicsChanged) and not reply.results[0].code
 
 
-def hosting(*groups: str) -> Host:
-    host = Host()
+def hosting(*groups: str, heartbeat_s: float = 0.1) -> Host:
+    host = Host(heartbeat_s=heartbeat_s)
     host.connect()
     create_offsets(host)
     host.settle()
@@ -151,7 +151,7 @@ class Storm(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.host = hosting()
+        self.host = hosting(heartbeat_s=1.5)
         self.wanted: set[str] = set()
 
     @rule(group=st.sampled_from("abc"))

@@ -21,11 +21,11 @@ REPLICAS = ([1], [1, 2], [2, 1], [2])
 class Storm(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.host = Host(starts_max=2)
+        self.host = Host(starts_max=2, heartbeat_s=1.5)
         self.host.connect()
         self.host.join(2)
         # What dead Nodes had asked for and has not arrived yet.
-        self.late_grants: deque[m.GrantEpochs] = deque()
+        self.late_grants: deque[m.GrantEpochs | m.ReplicasDown] = deque()
         self.late_orders: deque[AnyEffect] = deque()
 
     @rule(name=st.sampled_from(NAMES), partitions=st.integers(1, 3), replicas=st.sampled_from(REPLICAS))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from logeion.actors import messages as m
-from logeion.actors.node.events import GatewayGone, Greeted, Reported, Start, Stop, Tell
+from logeion.actors.node.events import Greeted, Parted, Reported, Start, Stop, Tell
 from logeion.actors.node.local import BACKOFF_MAX_S, FAILED_STARTS_MAX, OFFLINE_RETRY_S
 
 from .host_world import GATEWAY, Host
@@ -39,6 +39,7 @@ def test_a_killed_partition_is_granted_an_epoch_and_started_at_once(host: Host) 
     host.told.clear()
     host.kill("partition/orders-0")
     [asked] = host.to_controller
+    assert isinstance(asked, m.GrantEpochs)
     assert asked.partitions == [m.GrantRequest(topic_id=topic_id, partition=0, seen_epoch=0)]
     assert host.told == [m.PartitionStopped(topic_id=topic_id, partition=0, epoch=0)]
     host.settle()
@@ -55,7 +56,7 @@ def test_after_a_full_restart_all_partitions_are_granted_in_one_request() -> Non
     host.boot()
     host.connect()
     [asked] = host.to_controller
-    assert len(asked.partitions) == 100
+    assert isinstance(asked, m.GrantEpochs) and len(asked.partitions) == 100
     host.settle()
     assert {start.epoch for start in host.processes.values()} == {1}
     assert host.node.ready
@@ -267,7 +268,7 @@ def test_a_gateway_that_comes_back_is_told_who_runs(host: Host) -> None:
     host.create("orders", 2)
     host.settle()
     host.told.clear()
-    host.step(GatewayGone(actor=GATEWAY.actor))
+    host.step(Parted(actor=GATEWAY.actor, incarnation=0))
     assert "no gateway listens" in host.node.unready()
     host.step(Greeted(hello=GATEWAY))
     assert sorted(running(host)) == [(0, 0), (1, 0)]
@@ -291,6 +292,39 @@ def test_a_start_that_the_supervisor_never_answers_is_looked_for_and_repeated(ho
     host.elapse(11)
     host.settle()
     assert host.processes["partition/orders-0"].epoch == 1
+
+
+def test_an_exit_that_is_never_told_is_found_out(host: Host) -> None:
+    host.create("orders")
+    host.settle()
+    gone = host.processes.pop("partition/orders-0")
+    host.step(Parted(actor=gone.actor, incarnation=gone.incarnation))
+    host.elapse(1.1)
+    host.settle()
+    assert host.processes["partition/orders-0"].epoch == 1 and host.node.ready
+
+
+def test_one_that_is_told_to_end_and_whose_exit_is_never_told_is_found_out(host: Host) -> None:
+    host.create("orders")
+    host.settle()
+    host.delete("orders")
+    host.catch_up()
+    host.to_supervisor.clear()
+    host.processes.clear()
+    host.elapse(7)
+    host.settle()
+    assert not host.node.processes and not host.node.locals
+
+
+def test_one_whose_lane_is_back_soon_is_left_alone(host: Host) -> None:
+    host.create("orders")
+    host.settle()
+    process = host.processes["partition/orders-0"]
+    host.step(Parted(actor=process.actor, incarnation=process.incarnation))
+    host.greet(process.actor)
+    host.run(process.actor)
+    host.elapse(5)
+    assert not host.to_supervisor and host.node.ready
 
 
 def test_exits_reported_twice_or_late_change_nothing(host: Host) -> None:
