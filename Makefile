@@ -47,7 +47,7 @@ format: install ## write what `make check` asks of the layout
 	$(BIN)/ruff format .
 
 .PHONY: demo
-demo: install ## publish the standard library's source, kill a partition half way, lose nothing
+demo: install ## three nodes: publish the standard library's source, kill a leader half way, lose nothing
 	$(BIN)/logeion demo
 
 .PHONY: sim

@@ -1,4 +1,4 @@
-"""A broker as a child process, for the demo and for tests: started on free ports, stopped without a trace."""
+"""Nodes as a child process, for the demo: started on free ports, stopped without a trace."""
 
 from __future__ import annotations
 

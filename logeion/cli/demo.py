@@ -1,7 +1,8 @@
-"""``logeion demo``: real input, a real broker, a real kill, and an account of every record.
+"""``logeion demo``: real input, a real cluster, a real kill, and an account of every record.
 
-The lines of this Python's own standard library are published to a topic of twelve partitions, keyed by module, many
-modules at a time. Half way one Partition process is killed. Then everything is read back and compared.
+The lines of this Python's own standard library are published to a topic of twelve partitions on three nodes, each with
+three replicas, keyed by module, many modules at a time. Half way a leader is killed: the process of one partition, or
+a whole node. Then everything is read back and compared.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from logeion.client.producer import Delivery, Producer
 
 TOPIC = "standard-library"
+NODES = 3
 PARTITIONS = 12
 MODULES_AT_ONCE = 64
 LINES_AT_ONCE = 256
@@ -38,17 +40,22 @@ KILL_WITHIN_S = 10.0
 @click.command()
 @click.option("--lines", type=click.IntRange(min=1000), help="Stop after about so many lines.  [default: all]")
 @click.option("--flush", type=click.Choice(["ack", "interval", "os"]), default="ack", show_default=True)
-def demo(lines: int | None, flush: str) -> None:
-    """Publish the standard library, kill a partition half way, read it back, lose nothing."""
+@click.option(
+    "--kill", type=click.Choice(["leader", "node"]), default="leader", show_default=True, help="What to kill."
+)
+def demo(lines: int | None, flush: str, kill: str) -> None:
+    """Publish the standard library to three nodes, kill a leader half way, read it back, lose nothing."""
     signal.signal(signal.SIGTERM, _interrupt)
     from logeion.errors import LogeionError
 
     library = read_library(lines)
     with tempfile.TemporaryDirectory(prefix="logeion-demo-") as folder:
-        with running_up(Path(folder)) as broker:
-            click.echo(f"broker ready at {broker.bootstrap}, data in {folder}")
+        with running_up(Path(folder), "-n", str(NODES)) as cluster:
+            nodes = {node["node"]: node["pid"] for node in cluster.details["nodes"]}
+            bootstrap = ",".join(node["listeners"][0] for node in cluster.details["nodes"])
+            click.echo(f"{NODES} nodes ready at {bootstrap}, data in {folder}")
             try:
-                report = asyncio.run(Demo(library, broker.bootstrap, flush).run())
+                report = asyncio.run(Demo(library, bootstrap, flush, nodes if kill == "node" else {}).run())
             except LogeionError as error:
                 raise as_cli_error(error) from error
     for line in report.lines():
@@ -100,23 +107,24 @@ class Report:
             f"read back in {self.read_s:.1f} s: "
             f"{self.records / self.read_s:,.0f} records/s, {self.size / self.read_s / 1e6:.1f} MB/s"
         )
-        yield f"killed {self.killed} half way: its acknowledgements paused for {self.pause_s * 1000:.0f} ms"
+        yield f"killed {self.killed} half way: its acknowledgements paused for {self.pause_s * 1000:.0f} ms at most"
         yield f"lost {self.lost}, doubled {self.doubled}, out of order or changed {self.misplaced}"
 
 
 class Demo:
-    """One run against the broker at ``bootstrap``."""
+    """One run against the cluster at ``bootstrap``. A node is killed if their commands are given, else a partition."""
 
-    def __init__(self, library: dict[bytes, list[bytes]], bootstrap: str, flush: str) -> None:
+    def __init__(self, library: dict[bytes, list[bytes]], bootstrap: str, flush: str, nodes: dict[int, int]) -> None:
         self.library = library
         self.bootstrap = bootstrap
         self.flush = flush
+        self.nodes = nodes
         self.total = sum(map(len, library.values()))
         size = sum(len(key) * len(lines) + sum(map(len, lines)) for key, lines in library.items())
         self.report = Report(self.total, size)
         self.errors: list[Exception] = []
-        self.acks: list[float] = []
-        self.victim = -1
+        self.acks: dict[int, list[float]] = {partition: [] for partition in range(PARTITIONS)}
+        self.victims: list[int] = []
         self.killed_at = 0.0
 
     async def run(self) -> Report:
@@ -124,7 +132,9 @@ class Demo:
         from logeion.client import connect
 
         async with connect(self.bootstrap, client_id="logeion-demo") as client:
-            await client.admin.create_topic(TOPIC, partitions=PARTITIONS, configs={"logeion.flush": self.flush})
+            await client.admin.create_topic(
+                TOPIC, partitions=PARTITIONS, replication_factor=NODES, configs={"logeion.flush": self.flush}
+            )
             async with client.producer(batch_size=128 * 1024, buffer_memory=16 * 1024 * 1024) as producer:
                 await self._publish(producer)
             async with client.consumer() as consumer:
@@ -169,13 +179,16 @@ class Demo:
         error = delivery.exception()
         if error is not None:
             self.errors.append(error)
-        elif self.victim < 0 or delivery.result().partition == self.victim:
-            self.acks.append(asyncio.get_running_loop().time())
+        else:
+            self.acks[delivery.result().partition].append(asyncio.get_running_loop().time())
 
     def _pause(self) -> float:
-        """The longest time without an acknowledgement of the killed partition, from the kill on."""
-        times = [self.killed_at, *(when for when in self.acks if when > self.killed_at)]
-        return max((after - before for before, after in itertools.pairwise(times)), default=0.0)
+        """The longest time without an acknowledgement of a partition whose leader was killed, from the kill on."""
+        pause = 0.0
+        for partition in self.victims:
+            times = [self.killed_at, *(when for when in self.acks[partition] if when > self.killed_at)]
+            pause = max(pause, *(after - before for before, after in itertools.pairwise(times)), 0.0)
+        return pause
 
     async def _kill(self) -> None:
         from .actors import fetch_actors
@@ -185,10 +198,14 @@ class Demo:
         if not partitions:
             raise CliError("no partition process of the topic is running", "see `logeion actors`")
         actor: dict[str, Any] = partitions[0]
-        self.victim = actor["partition"]
+        node = actor["node"]
+        pid = self.nodes.get(node, actor["pid"])
+        led = [one["partition"] for one in partitions if one["node"] == node]
+        self.victims = led if self.nodes else [actor["partition"]]
         self.killed_at = asyncio.get_running_loop().time()
-        os.kill(actor["pid"], signal.SIGKILL)
-        self.report.killed = f"{actor['id']} (pid {actor['pid']}, kill -9)"
+        os.kill(pid, signal.SIGKILL)
+        what = f"node {node}, leader of {len(led)} partitions" if self.nodes else f"{actor['id']} on node {node}"
+        self.report.killed = f"{what} (pid {pid}, kill -9)"
 
     async def _read(self, consumer: Any) -> None:
         report = self.report

@@ -21,7 +21,7 @@ COMMANDS = {
     "actors": ("logeion.cli.actors", "Show a node's actors."),
     "config": ("logeion.cli.config", "Show the settings of a node and where each comes from."),
     "log": ("logeion.cli.log", "Look into a partition's files: dump and verify, without a broker."),
-    "demo": ("logeion.cli.demo", "Publish the standard library, kill a partition half way, lose nothing."),
+    "demo": ("logeion.cli.demo", "Publish the standard library to three nodes, kill a leader, lose nothing."),
 }
 
 

@@ -149,7 +149,7 @@ def test_ctrl_c_in_the_demo_leaves_nothing_behind(tmp_path: Path) -> None:
         env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     assert demo.stdout is not None and demo.stderr is not None
-    assert b"broker ready" in demo.stdout.readline()
+    assert b"3 nodes ready" in demo.stdout.readline()
     below = psutil.Process(demo.pid).children(recursive=True)
     assert below
     demo.send_signal(signal.SIGINT)

@@ -84,7 +84,7 @@ class Deployment:
 
     def await_ready(self, *numbers: int) -> None:
         for number in numbers:
-            until(lambda number=number: self.ready(number).exists(), READY_S, f"node {number}: {self.said(number)}")
+            until(self.ready(number).exists, READY_S, f"node {number} ready: {self.said(number)}")
 
     def said(self, number: int) -> str:
         return (self.folder / f"log-{number}").read_text(errors="replace")[-4000:]
@@ -104,7 +104,10 @@ class Deployment:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.nodes[number].wait(10)
-        until(lambda: not self.hosts.pids(number), 5.0, f"all of host {number} ended")
+        self.must_be_empty(number)
+
+    def must_be_empty(self, number: int) -> None:
+        until(lambda: not self.hosts.pids(number), 5.0, f"no process left on host {number}")
 
 
 class Client:
@@ -185,7 +188,7 @@ def test_three_hosts_lose_nothing_while_one_is_cut_off_and_one_dies(hosts: Hosts
             before = hosts.pids(number)
             deployment.nodes[number].send_signal(signal.SIGTERM)
             assert before and deployment.nodes[number].wait(30) == 0, deployment.said(number)
-            until(lambda number=number: not hosts.pids(number), 2.0, f"no process left on host {number}")
+            deployment.must_be_empty(number)
     finally:
         if client is not None and client.process.poll() is None:
             client.process.kill()
