@@ -89,6 +89,7 @@ class Leadership:
         self._mail: list[Mail] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._closed = False
         self.log = Log.open(directory, config, now_ms=now_ms(), topic_id=hello.topic_id)
         self.log.become_leader(hello.epoch)
         for warning in self.log.warnings:
@@ -128,15 +129,16 @@ class Leadership:
         """Whether the log is fenced for good."""
         return self.log.failed is not None
 
-    def close(self) -> None:
+    def close(self, *, clean: bool = True) -> None:
         """Finish what is under way, and mark the log as cleanly closed. Raises ``StorageError``."""
+        self._closed = True
         self._listener.close()
         if self._timer is not None:
             self._timer.cancel()
         self.feeder.close()
         self.upkeep.close()
         self.syncer.close()
-        self.log.close(clean=True)
+        self.log.close(clean=clean)
 
     # Lanes ----------------------------------------------------------------------------------------------------------
 
@@ -301,6 +303,8 @@ class Leadership:
     # Time -----------------------------------------------------------------------------------------------------------
 
     def _run(self, effects: Sequence[Effect]) -> None:
+        if self._closed:
+            return
         self.writer.run(effects)
         at = self.machine.deadline
         if at is not None and (self._timer is None or at < self._timer_at):

@@ -91,6 +91,7 @@ class Following:
         self._dialled = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._closed = False
         self._payload = memoryview(b"")
         self._appends = self._bytes = 0
         self.log = Log.open(directory, config, now_ms=now_ms(), topic_id=hello.topic_id)
@@ -122,15 +123,16 @@ class Following:
         """Whether the log is fenced for good."""
         return self.log.failed is not None
 
-    def close(self) -> None:
+    def close(self, *, clean: bool = True) -> None:
         """Finish what is under way, and mark the log as cleanly closed. Raises ``StorageError``."""
+        self._closed = True
         self._listener.close()
+        self._hang_up()
         if self._timer is not None:
             self._timer.cancel()
-        self._hang_up()
         self.upkeep.close()
         self.syncer.close()
-        self.log.close(clean=True)
+        self.log.close(clean=clean)
 
     # From Node ------------------------------------------------------------------------------------------------------
 
@@ -213,6 +215,8 @@ class Following:
     # Effects --------------------------------------------------------------------------------------------------------
 
     def _run(self, effects: Sequence[Effect]) -> None:
+        if self._closed:
+            return
         for effect in effects:
             self._do(effect)
         at = self.machine.deadline
