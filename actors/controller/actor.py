@@ -30,21 +30,9 @@ from ..runtime import ActorBase, Shell
 from ..stream import Frame
 from . import machine
 from .entries import pack_records, pack_snapshot
+from .events import Acts, Ask, Asks, Compacted, Event, Learned, NotRelayed, Question, Relay, Relayed
 from .machine import ControllerMachine
-from .member import (
-    Acts,
-    Ask,
-    Asks,
-    Compacted,
-    Event,
-    Learned,
-    Member,
-    NotRelayed,
-    Question,
-    Relay,
-    Relayed,
-    Surroundings,
-)
+from .member import Member, Surroundings
 from .observing import Observing
 from .peers import Dial, NotReached, Peers
 from .raft.messages import Elapsed, LeaderGone, Resign, Told
@@ -198,6 +186,13 @@ class ControllerShell(Shell):
         seed = int.from_bytes(os.urandom(8), "big")
         for commit in self.member.join(stored, settings, seed, self.loop.time()):
             self.subscribers.committed(commit)
+        raft = self.member.raft
+        if raft is not None and set(raft.log.voters) != set(self.voters):
+            log.warning(
+                "the metadata log knows other voters than cluster.voters, and counts: %s, not %s",
+                list(raft.log.voters),
+                list(self.voters),
+            )
 
     def _full(self, error: StorageError) -> None:
         """Nothing of the last step was done: the process goes on from what the disk holds, once there is room."""
@@ -298,7 +293,7 @@ class ControllerShell(Shell):
                 raise
             log.warning("no snapshot of the metadata log: %s", error)
         else:
-            self._events.append(Compacted(snapshot))
+            self._events.appendleft(Compacted(snapshot))
 
     def _answer(self, ticket: int, message: Message) -> None:
         lane, request = self._tickets.pop(ticket)

@@ -36,7 +36,19 @@ from ..messages import (
 )
 from ..metadata import MetadataImage, MetadataRecord
 from .entries import Commit, read_records, unpack_records
-from .machine import ControllerMachine, Request
+from .events import (
+    Acts,
+    Answer,
+    Ask,
+    Asks,
+    Compacted,
+    Event,
+    Learned,
+    NotRelayed,
+    Relay,
+    Relayed,
+)
+from .machine import ControllerMachine
 from .raft.effects import Effects
 from .raft.machine import Raft
 from .raft.messages import (
@@ -45,13 +57,10 @@ from .raft.messages import (
     Elapsed,
     Entry,
     Input,
-    LeaderGone,
     Proposal,
     Propose,
     RemoveVoter,
-    Resign,
     Snapshot,
-    Told,
     VoterId,
 )
 from .raft.roles import LONG_AGO, Leader
@@ -66,75 +75,6 @@ LEADERLESS_S, AGAIN_S = 5.0, 0.05
 # An entry travels in one message, whose length is bounded.
 ENTRY_BYTES_MAX = 8 * 1024 * 1024
 NOWHERE = float("inf")
-
-Question = Request | ChangeVoters | DescribeQuorum
-
-
-class Ask(msgspec.Struct, frozen=True, gc=False):
-    """Somebody asks; ``ticket`` names the question until it is answered. One that a voter has ``relayed`` to us as the
-    leader is not relayed further."""
-
-    ticket: int
-    question: Question
-    relayed: bool = False
-
-
-class Asks(msgspec.Struct, frozen=True):
-    """All that was asked since the last step."""
-
-    asks: list[Ask]
-
-
-class Relayed(msgspec.Struct, frozen=True):
-    """The leader answered; ``None``: it went away over the question, so nobody knows what became of it."""
-
-    ticket: int
-    answer: Message | None
-
-
-class NotRelayed(msgspec.Struct, frozen=True, gc=False):
-    """The question did not reach a leader."""
-
-    ticket: int
-
-
-class Learned(msgspec.Struct, frozen=True):
-    """An observer hears what is committed."""
-
-    committed: Committed
-
-
-class Compacted(msgspec.Struct, frozen=True):
-    """The snapshot that ``Member.snapshot`` gave is on the disk; the log before it may go."""
-
-    snapshot: Snapshot
-
-
-Event = Told | Elapsed | Resign | LeaderGone | Asks | Relayed | NotRelayed | Learned | Compacted
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """To whoever asked."""
-
-    ticket: int
-    message: Message
-
-
-class Relay(msgspec.Struct, frozen=True):
-    """Ask this voter, then tell ``Relayed`` or ``NotRelayed``."""
-
-    to: VoterId
-    ticket: int
-    question: Question
-
-
-class Acts(msgspec.Struct):
-    """What a step asks of the shell. See the module."""
-
-    raft: Effects
-    publish: list[Commit] = []
-    answers: list[Answer] = []
-    relays: list[Relay] = []
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
@@ -541,7 +481,7 @@ class Member:
     def _compact(self, snapshot: Snapshot, now: float, acts: Acts) -> None:
         """Others that are a little behind find the last stretch in the log."""
         raft = self.raft
-        if raft is None:
+        if raft is None or snapshot.end <= raft.log.snapshot.end:
             return
         tail = snapshot.end if not raft.peers else self._snapshot_before
         self._snapshot_before = snapshot.end
