@@ -344,9 +344,7 @@ class MetadataImage:
             for node, broker in self.brokers.items()
             if node not in self.fenced or node in self.shutting_down
         )
-        found += (
-            FeatureLevelSet(name=name, level=level) for name, level in self.features.items() if name != METADATA_VERSION
-        )
+        found += (FeatureLevelSet(name=name, level=level) for name, level in self.features.items())
         for topic in self.topics.values():
             found.append(TopicCreated(topic_id=topic.topic_id, name=topic.name, internal=topic.internal))
             found += topic.partitions.values()

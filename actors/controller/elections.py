@@ -70,32 +70,30 @@ def change(
 ) -> PartitionChanged | None:
     """The partition after this change of its ISR or assignment, with the leader it then has; None if nothing changes.
 
-    ``barred`` may not be elected whatever the image says. Those ``lost`` do not have all that they had, those
-    ``emptied`` have nothing at all. ``preferred`` moves the leadership to the first replica that may lead, ``unclean``
-    allows an unclean election whatever the rules say.
+    ``barred`` may not be elected whatever the image says. Those ``lost`` do not have all that they had, and of them
+    those ``emptied`` have nothing at all. ``preferred`` moves the leadership to the first replica that may lead,
+    ``unclean`` allows an unclean election whatever the rules say.
     """
     replicas, adding, removing = assignment or Assignment(state.replicas, state.adding, state.removing)
     members = state.isr if isr is None else isr
-    if adding or removing:
-        targets = [node for node in replicas if node not in removing]
-        if all(node in members for node in targets):
-            replicas, adding, removing = targets, [], []
+    replicas, adding, removing = _completed(Assignment(replicas, adding, removing), members)
     in_sync = [node for node in replicas if node in members]
     staying = [node for node in in_sync if node not in image.shutting_down]
     if any(node not in barred and image.eligible(node) for node in staying):
         # Whoever shuts down is waited for only as long as there is nobody else.
         in_sync = staying
-    elr, last_known = _eligible(state, rules, replicas, in_sync, lost, emptied)
+    elr, last_known = _eligible(state, replicas, in_sync, lost, emptied)
     leader, kind = _elect(
         image, state.leader, replicas, in_sync, elr, last_known, barred, preferred, unclean or rules.unclean
     )
     recovering = state.recovering and not recovered
     if kind == "eligible":
-        in_sync = [leader]
-        full = _full(in_sync, replicas, rules)
-        elr, last_known = ([], []) if full else ([node for node in elr if node != leader], last_known)
+        in_sync, elr = [leader], [node for node in elr if node != leader]
     elif kind == "unclean":
         in_sync, elr, last_known, recovering = [leader], [], [], True
+    replicas, adding, removing = _completed(Assignment(replicas, adding, removing), in_sync)
+    if _full(in_sync, replicas, rules):
+        elr, last_known = [], []
     if not in_sync and state.leader != NOBODY and state.leader in replicas and state.leader not in emptied:
         last_known = [state.leader]
     changed = leader != state.leader or any(node not in replicas for node in state.replicas)
@@ -136,6 +134,13 @@ def bumped(
     )
 
 
+def _completed(assignment: Assignment, isr: Collection[int]) -> Assignment:
+    """The assignment once all its targets are in this ISR: then whoever was to be removed is."""
+    targets = [node for node in assignment.replicas if node not in assignment.removing]
+    under_way = assignment.adding or assignment.removing
+    return Assignment(targets, [], []) if under_way and all(node in isr for node in targets) else assignment
+
+
 def _full(isr: Sequence[int], replicas: Sequence[int], rules: Rules) -> bool:
     """Whether the watermark may move with this ISR."""
     return len(isr) >= min(rules.min_isr, len(replicas))
@@ -143,20 +148,14 @@ def _full(isr: Sequence[int], replicas: Sequence[int], rules: Rules) -> bool:
 
 def _eligible(
     state: PartitionChanged,
-    rules: Rules,
     replicas: Sequence[int],
     isr: Sequence[int],
     lost: Collection[int],
     emptied: Collection[int],
 ) -> tuple[list[int], list[int]]:
     """Who can lead besides the ISR, and who led last."""
-    if _full(isr, replicas, rules):
-        return [], []
-    elr = [
-        node
-        for node in replicas
-        if (node in state.isr or node in state.elr) and node not in isr and node not in lost and node not in emptied
-    ]
+    had = (*state.isr, *state.elr)
+    elr = [node for node in replicas if node in had and node not in isr and node not in lost]
     return elr, [node for node in state.last_known if node in replicas and node not in emptied]
 
 

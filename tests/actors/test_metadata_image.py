@@ -7,9 +7,11 @@ import msgspec
 from hypothesis import given, settings
 
 from logeion.actors.metadata import (
+    BrokerChanged,
     BrokerRegistered,
     ClusterCreated,
     ConfigChanged,
+    FeatureLevelSet,
     MetadataImage,
     MetadataRecord,
     PartitionChanged,
@@ -33,12 +35,14 @@ RECORDS: st.SearchStrategy[MetadataRecord] = st.one_of(
         port=SMALL,
         broker_epoch=SMALL,
     ),
+    st.builds(BrokerChanged, node=SMALL, broker_epoch=SMALL, fenced=st.booleans(), shutting_down=st.booleans()),
+    st.builds(FeatureLevelSet, name=st.sampled_from(["metadata.version", "other"]), level=st.integers(0, 2)),
     st.builds(TopicDeleted, topic_id=IDS),
     st.builds(
         PartitionChanged,
         topic_id=IDS,
         partition=SMALL,
-        replicas=st.just([1]),
+        replicas=st.lists(SMALL, unique=True, min_size=1, max_size=3),
         isr=st.just([1]),
         leader=SMALL,
         leader_epoch=SMALL,
@@ -69,6 +73,10 @@ def histories(draw: st.DrawFn) -> list[MetadataRecord]:
     return records
 
 
+def key(state: PartitionChanged) -> tuple[str, int]:
+    return state.topic_id, state.partition
+
+
 @given(histories())
 @settings(max_examples=200, deadline=None)
 def test_a_snapshot_and_the_records_after_it_are_as_good_as_all_records(history: list[MetadataRecord]) -> None:
@@ -86,7 +94,12 @@ def test_a_snapshot_and_the_records_after_it_are_as_good_as_all_records(history:
             topic.topic_id: (topic.name, topic.internal, topic.partitions, image.topic_configs(topic.name))
             for topic in image.topics.values()
         }
-        return topics, image.brokers, image.cluster_id, image.next_producer_id
+        placed = {node: sorted(key(state) for state in image.partitions_of(node)) for node in range(4)}
+        assert placed == {
+            node: sorted(key(state) for state in image.partitions() if node in state.replicas) for node in range(4)
+        }
+        brokers = image.brokers, image.fenced, image.shutting_down
+        return topics, brokers, image.features, image.metadata_version, image.cluster_id, image.next_producer_id
 
     assert shown(second) == shown(whole)
     for topic in whole.topics.values():
@@ -118,3 +131,41 @@ def test_whatever_changes_a_topic_changes_its_version() -> None:
     assert seen == sorted(set(seen))
     again = image.restored(image.records())
     assert again.topics["1" * 32].changed > seen[-1], "nothing cached from before a snapshot may be used after it"
+
+
+def test_what_is_wrong_with_partitions_is_found() -> None:
+    image = MetadataImage({"min.insync.replicas": "2"})
+    image.apply(TopicCreated(topic_id="1" * 32, name="a"))
+
+    def put(number: int, isr: list[int], leader: int, elr: tuple[int, ...] = (), adding: tuple[int, ...] = ()) -> None:
+        image.apply(
+            PartitionChanged(
+                topic_id="1" * 32,
+                partition=number,
+                replicas=[1, 2, 3],
+                isr=isr,
+                leader=leader,
+                leader_epoch=0,
+                partition_epoch=0,
+                elr=list(elr),
+                adding=list(adding),
+            )
+        )
+
+    put(0, [1, 2, 3], 1)
+    put(1, [1, 2], 1)
+    put(2, [1], 1)
+    put(3, [], -1, elr=(1,))
+    put(4, [1, 2], 1, adding=(3,))
+
+    def numbers(states: list[PartitionChanged]) -> list[int]:
+        return [state.partition for state in states]
+
+    assert numbers(image.under_replicated()) == [1, 2, 3]
+    assert numbers(image.under_min_isr()) == [2, 3]
+    assert numbers(image.offline()) == [3]
+    assert numbers(image.reassigning()) == [4]
+    image.apply(ConfigChanged(resource="topic", name="a", key="min.insync.replicas", value="1"))
+    assert numbers(image.under_min_isr()) == [3]
+    assert image.min_isr("a") == 1 and not image.unclean_election("a")
+    assert image.topic_config("a", "retention.ms") == "604800000"
