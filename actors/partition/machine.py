@@ -40,7 +40,7 @@ from logeion.wire.errors import (
 
 from ..messages import Advanced, Appended, Slice, WriterOpened
 from .effects import Answer, Commit, Effect, Mail, Notify, Resigned, Sync, Ticket, Write, Written, refusal
-from .replication import CHECK_S, Replication
+from .replication import CHECK_S, SLEPT_S, Replication
 
 ACKS_ALL, ACKS_NONE, ACKS_LEADER = -1, 0, 1
 
@@ -214,9 +214,11 @@ class Machine(Replication):
     def tick(self, now: float) -> list[Effect]:
         """What is due; to be called at ``deadline``, and harmless at any other time."""
         effects: list[Effect] = []
-        self._wake = None
         if self.resigned:
             return effects
+        if self._wake is not None and now - self._wake > SLEPT_S:
+            self._slept(now - self._wake)
+        self._wake = None
         self._expire(effects, now)
         if self.followers:
             self._review(effects, now)

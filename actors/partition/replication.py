@@ -41,6 +41,8 @@ from .isr import Isr
 
 # How often clients' timeouts and followers' lags are looked at while there are any.
 CHECK_S = 0.1
+# Whoever comes so late to what was due has slept, and cannot hold it against others.
+SLEPT_S = 0.5
 # How soon a parked follower hears of a watermark that moved without a reason to answer its fetch.
 WATERMARK_S = 0.05
 
@@ -412,6 +414,12 @@ class Replication:
             follower.high_watermark, follower.log_start = self.high_watermark, self.log_start
             message = Watermark(epoch=self.epoch, high_watermark=self.high_watermark, log_start=self.log_start)
             effects.append(Tell(follower.lane, message))
+
+    def _slept(self, for_s: float) -> None:
+        """We were stopped (or the host was): followers could not be heard for so long."""
+        for follower in self.followers.values():
+            follower.caught_up_at += for_s
+            follower.mark_at += for_s
 
     def _look_again(self, now: float) -> None:
         """When to come again."""

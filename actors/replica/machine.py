@@ -179,7 +179,9 @@ class ReplicaMachine:
         effects: list[Effect] = []
         before = self._leader()
         self.slice = slice
-        if slice.leader_epoch != old.leader_epoch or self._address(self._leader()) != self._address(before):
+        moved = slice.leader_epoch != old.leader_epoch or self._address(self._leader()) != self._address(before)
+        # Under the old broker epoch this replica cannot be in the ISR, and its parked fetch carries that.
+        if moved or slice.broker_epoch != old.broker_epoch:
             self._hang_up(effects)
             self._backoff_s = REDIAL_S
             self._follow(effects, now)

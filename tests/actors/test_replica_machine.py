@@ -258,6 +258,8 @@ def test_a_slice_of_the_same_epoch_restarts_nothing() -> None:
     assert machine.slice.leader_epoch == 7
     moved = part(peers={1: Peer(host="b", port=9001, broker_epoch=100, eligible=True)}, applied=101)
     assert machine.slice_changed(moved, 1.0) == [Hangup(1), Dial(2, 1, "b", 9001)]
+    registered_again = part(peers=moved.peers, broker_epoch=201, applied=102)
+    assert machine.slice_changed(registered_again, 1.0) == [Hangup(2), Dial(3, 1, "b", 9001)]
 
 
 @pytest.mark.parametrize("leader", [-1, 2])
