@@ -2,7 +2,7 @@
 
 What must be answered at once and is not within ``PATIENCE_S`` is told to Node, which pings the peer and kills it if it
 hangs. An answer that may well take its time (an append that waits for followers) is no such sign; there the peer is
-asked something cheap first.
+asked something cheap, and soon, because that has to stay unanswered first.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .lanes import Lane, LaneError
 from .messages import AnyMessage, Message, Suspect
 
 PATIENCE_S = 0.5
+PROBE_AFTER_S = 0.1
 
 # How long the answer to a probe is waited for; by then its lane has closed, or the peer was found alive.
 PROBE_S = 10.0
@@ -26,22 +27,23 @@ Reply = TypeVar("Reply")
 
 
 class Suspicion:
-    """Requests without an answer, the oldest first. ``tell`` says something to Node; one timer, none while idle."""
+    """Requests without an answer. ``tell`` says something to Node; there is one timer, and none while idle."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, tell: Callable[[Message], None] = lambda message: None) -> None:
         self.tell = tell
         self._loop = loop
         self._numbers = itertools.count()
-        # Number to (since when, of whom, what to ask him first; None: suspect him).
+        # Number to (when it is too late, of whom, what to ask him first; None: suspect him).
         self._waiting: dict[int, tuple[float, Lane, Message | None]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, lane: Lane, probe: Message | None = None) -> int:
         """A request was sent on this lane; the result is for ``end``. ``probe`` is what to ask before suspecting."""
         number = next(self._numbers)
-        self._waiting[number] = (self._loop.time(), lane, probe)
-        if self._timer is None:
-            self._timer = self._loop.call_later(PATIENCE_S, self._look)
+        due = self._loop.time() + (PATIENCE_S if probe is None else PROBE_AFTER_S)
+        self._waiting[number] = (due, lane, probe)
+        if self._timer is None or due < self._timer.when():
+            self._arm(due)
         return number
 
     def end(self, number: int) -> None:
@@ -77,25 +79,28 @@ class Suspicion:
             self._timer = None
         self._waiting.clear()
 
+    def _arm(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._look)
+
     def _look(self) -> None:
+        self._timer = None
         now = self._loop.time()
         late: dict[Lane, Message | None] = {}
-        while self._waiting:
-            number, (since, lane, probe) = next(iter(self._waiting.items()))
-            if now - since < PATIENCE_S:
-                break
-            del self._waiting[number]
-            if lane.closed:
+        for number, (due, lane, probe) in list(self._waiting.items()):
+            if due > now:
                 continue
-            # It counts again if it is still there after as long again; one suspicion or probe a lane is enough now.
-            self._waiting[number] = (now, lane, probe)
+            if lane.closed:
+                del self._waiting[number]
+                continue
+            # It counts again if it is still there after a while; one suspicion or probe a lane is enough for now.
+            self._waiting[number] = (now + PATIENCE_S, lane, probe)
             late[lane] = probe if late.get(lane, probe) is not None else None
-        self._timer = None
         for lane, probe in late.items():
             if probe is not None:
                 self.call(lane, probe, on_reply=lambda reply: None, timeout_s=PROBE_S)
             elif lane.peer is not None:
                 self.tell(Suspect(actor=lane.peer.actor, incarnation=lane.peer.incarnation))
-        if self._waiting and self._timer is None:
-            oldest = next(iter(self._waiting.values()))[0]
-            self._timer = self._loop.call_later(max(0.0, oldest + PATIENCE_S - self._loop.time()), self._look)
+        if self._waiting:
+            self._arm(min(due for due, _, _ in self._waiting.values()))

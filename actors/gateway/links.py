@@ -130,7 +130,9 @@ class Link:
         """The leader on that host can be told: all that is held, in its order."""
         if forward is self._forward:
             self._forward_epoch = epoch
-            for held in self.holding.serving():
+            again = self.holding.serving()
+            log.info("%d held batches of %s-%d go to node %d", len(again), *self.key, forward.node)
+            for held in again:
                 self._send(held)
             self._end_if_empty()
 

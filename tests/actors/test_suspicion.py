@@ -20,6 +20,7 @@ Body = Callable[[Suspicion, Lane, list[Message], list[AnyMessage]], Awaitable[No
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(module, "PROBE_AFTER_S", 0.01)
 
 
 def with_peer(tmp_path: Path, answers: tuple[type[Message], ...], body: Body) -> None:
