@@ -163,7 +163,7 @@ class HostPort:
             if not mates:
                 del self._of_address[arrival.host]
 
-    def complain(self, arrival: _Arrival, cause: str) -> None:
+    def complain(self, arrival: _Arrival, cause: str, level: int) -> None:
         """Log why it was dropped, but not every one of a flood."""
         now = self.loop.time()
         if now - self._complained < COMPLAIN_S:
@@ -171,9 +171,8 @@ class HostPort:
             return
         more = f" ({self._unsaid} more like this since the last line)" if self._unsaid else ""
         self._complained, self._unsaid = now, 0
-        log.warning(
-            "cluster port dropped a connection peer=%s: %s%s", show_address(arrival.host, arrival.port), cause, more
-        )
+        peer = show_address(arrival.host, arrival.port)
+        log.log(level, "cluster port dropped a connection peer=%s: %s%s", peer, cause, more)
 
 
 class _Arrival:
@@ -197,7 +196,7 @@ class _Arrival:
             # A fresh connection has room for so little.
             self._sock.send(handshake.greeting(self._nonce))
         except OSError as error:
-            self.drop(error.strerror or str(error))
+            self.drop(error.strerror or str(error), logging.INFO)
             return
         self._owner.loop.add_reader(self._sock.fileno(), self._on_readable)
 
@@ -207,10 +206,11 @@ class _Arrival:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self.drop(error.strerror or str(error))
+            self.drop(error.strerror or str(error), logging.INFO)
             return
         if not data:
-            self.drop("it went away in the middle of the handshake" if self._data else "it said nothing")
+            # Whoever dialled may have ended; or somebody looked whether the port is open.
+            self.drop("it went away in the middle of the handshake" if self._data else "it said nothing", logging.INFO)
             return
         self._data += data
         if len(self._data) < self._need:
@@ -267,10 +267,10 @@ class _Arrival:
         else:
             self.drop(f"it proved nothing within {HANDSHAKE_S:.0f} s")
 
-    def drop(self, cause: str) -> None:
+    def drop(self, cause: str, level: int = logging.WARNING) -> None:
         """Close without a word; ``cause`` is for our log."""
         if cause:
-            self._owner.complain(self, cause)
+            self._owner.complain(self, cause, level)
         self._close()
 
     def _close(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from .common import CliError, print_table
+from .common import CliError
 
 
 @click.command()
@@ -86,22 +86,24 @@ def announce(nodes: list[dict[str, Any]], took: float, directory: Path) -> None:
         f"logeion {version('logeion')}   {len(nodes)} nodes ready in {took:.1f} s   (Ctrl-C stops, data is kept)"
     )
     click.echo()
-    click.echo(f"  Kafka      {', '.join([kafka[0], *more])}   any Kafka client, unmodified")
-    click.echo(f"  Console    http://{nodes[0]['admin'][0]}")
-    click.echo(f"  Data       {directory}   logeion up --fresh to start over")
+    lines = (
+        ("Kafka", ", ".join([kafka[0], *more]), "any Kafka client, unmodified"),
+        ("Console", f"http://{nodes[0]['admin'][0]}", ""),
+        ("Data", str(directory), f"logeion up -n {len(nodes)} --fresh to start over"),
+    )
+    width = max(len(value) for _, value, _ in lines)
+    for name, value, note in lines:
+        click.echo(f"  {name:<9}  {value:<{width}}   {note}".rstrip())
     click.echo()
-    rows = [
-        (
-            node["node"],
-            node["role"],
-            node["leads"],
-            len(node["actors"]),
-            f"{memory(descendants([node['pid']])) / 2**20:.0f} MiB",
-            node["advertises"],
-        )
-        for node in nodes
-    ]
-    print_table(["node", "role", "leads", "actors", "memory", "advertises"], rows)
+    rows = [("NODE", "ROLE", "LEADS", "ACTORS", "MEMORY", "ADVERTISES")]
+    for node in nodes:
+        held = f"{memory(descendants([node['pid']])) / 2**20:.0f} MiB"
+        figures = (node["node"], node["role"], node["leads"], len(node["actors"]), held, node["advertises"])
+        rows.append(tuple(map(str, figures)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for number, role, *numbers, advertises in rows:
+        right = "  ".join(text.rjust(width) for text, width in zip(numbers, widths[2:5], strict=True))
+        click.echo(f"  {number.ljust(widths[0])}  {role.ljust(widths[1])}  {right}  {advertises}")
     click.echo()
     click.echo("  Try, in another terminal:")
     click.echo(f"    echo hello | logeion produce{to} greetings")

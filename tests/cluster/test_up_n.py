@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
+import select
 import signal
 import socket
 import stat
@@ -134,7 +136,7 @@ def test_three_nodes_are_one_cluster_from_the_first_screen_on(several: Several) 
     screen = until(lambda: several.said() if "Try, in" in several.said() else None, 5.0, "the screen")
     said = SAID.search(screen)
     assert said is not None and int(said[1]) == NODES
-    header, *rows = re.findall(r"^(?:NODE +ROLE|\d +controller,broker|\d +broker).*$", screen, re.MULTILINE)
+    header, *rows = re.findall(r"^ *(?:NODE +ROLE|\d +controller,broker|\d +broker).*$", screen, re.MULTILINE)
     assert header.split() == ["NODE", "ROLE", "LEADS", "ACTORS", "MEMORY", "ADVERTISES"]
     assert len(rows) == NODES
     for node, row in zip(nodes, rows, strict=True):
@@ -147,6 +149,50 @@ def test_three_nodes_are_one_cluster_from_the_first_screen_on(several: Several) 
     secret = several.data / "cluster.secret"
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
     assert several.stop() == 0
+
+
+def test_ctrl_c_at_a_terminal_reaches_all_processes_and_ends_in_order(several: Several) -> None:
+    terminal, theirs = pty.openpty()
+    command = [sys.executable, "-m", "logeion", *several.arguments]
+    several.process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=lambda: os.login_tty(theirs)
+    )
+    os.close(theirs)
+    screen = read_until(terminal, b"topic describe")
+    assert b"3 nodes ready" in screen
+    before = several.processes()
+    os.write(terminal, b"\x03")
+    rest = read_until(terminal, b"")
+    assert several.process.wait(STOP_S) == 0
+    gone(before)
+    assert b"Traceback" not in screen + rest and b"signal=" not in rest, rest.decode()
+    os.close(terminal)
+
+
+def read_until(terminal: int, mark: bytes) -> bytes:
+    """What is on the screen once this is, or (nothing) at the end."""
+    data = b""
+    deadline = time.monotonic() + READY_S
+    while not mark or mark not in data:
+        assert time.monotonic() < deadline, data.decode()
+        if not select.select([terminal], [], [], 0.5)[0]:
+            continue
+        try:
+            more = os.read(terminal, 65536)
+        except OSError:
+            break
+        if not more:
+            break
+        data += more
+    return data
+
+
+def test_a_reader_that_has_enough_ends_the_command_quietly(tmp_path: Path) -> None:
+    several = Several(tmp_path)
+    command = f"{sys.executable} -m logeion {' '.join(several.arguments)} 2>{several.log} | head -1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=40)
+    assert done.returncode == 0 and SAID.search(done.stdout), done
+    assert "Traceback" not in several.said()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
