@@ -151,13 +151,31 @@ class Producer(Client):
                 return
             if isinstance(reply, m.Refused) and reply.code == OutOfOrderSequenceNumberError.code:
                 if self.waiting and self.waiting[0][0] == sequence:
-                    raise Violated(
-                        f"exactly once: producer {self.producer_id} has acks for all before sequence {sequence}, and "
-                        f"is told: {reply.reason}"
-                    )
+                    self._out_of_order(reply)
             self.again()
 
         return answered
+
+
+    def _out_of_order(self, reply: m.Refused) -> None:
+        """The first batch that is not acknowledged does not follow what the leader knows."""
+        truth = self.world.judge.truths.get(self.key)
+        newest = truth.newest if truth is not None else None
+        if newest is None or newest.leader_epoch != self.epoch:
+            return  # a leader whose time is over knows less than it should
+        if self.acked:
+            raise Violated(
+                f"exactly once: producer {self.producer_id} has acks for all before sequence {self.waiting[0][0]}, and "
+                f"the leader says: {reply.reason}"
+            )
+        # Its first batches were refused, a later one was not, and a log that knows nothing of a producer takes any
+        # sequence for its first (as Kafka's does): begin again as somebody else.
+        self.world.note(f"{self.name} begins again with another id")
+        self.producer_id += 1000
+        old, self.waiting, self.sequence = self.waiting, deque(), 0
+        for _ in old:
+            self.waiting.append((self.sequence, self.world.batch(self.producer_id, self.sequence, 1)))
+            self.sequence += 1
 
 
 class CarelessProducer(Client):
@@ -232,7 +250,9 @@ class Consumer(Client):
         view = LogView(on.disk, f"{DATA}/{truth.directory}", durable=False)
         view.refresh()
         self.position = max(self.position, advanced.log_start)
-        batches = [batch for batch in view.from_offset(self.position) if batch.base < advanced.high_watermark]
+        if advanced.high_watermark <= self.position:
+            return
+        batches = [batch for batch in view.holding(self.position) if batch.base < advanced.high_watermark]
         if not batches or batches[-1].next < advanced.high_watermark:
             raise Violated(
                 f"I6: a consumer of {truth.describe()} at {self.position} is told of {advanced.high_watermark}, but "

@@ -304,6 +304,9 @@ class Judge:
 
     def lost_is_known(self, host: int, key: Key) -> None:
         """From now on the controller can know that: whoever is in the ISR again has got it all back."""
+        replica = self.replicas.get((host, key))
+        if replica is not None and self.lost.get((host, key)) is False:
+            replica.log_start = replica.high_watermark = 0
         if (host, key) in self.lost:
             truth = self.truths.get(key)
             self.lost[host, key] = True

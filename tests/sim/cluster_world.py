@@ -56,7 +56,7 @@ def drawn(world_random: object, seed: int) -> Settings:
         segment_bytes=chance.choice((1_048_576, 1_048_576, 1024)),
         rebalance_s=chance.choice((0.0, 2.0)),
         wait_ms=chance.choice((30_000, 500)),
-        fetch_bytes=chance.choice((65_536, 256)),
+        fetch_bytes=chance.choice((16_384, 256)),
         slow_disk=chance.choice((0.002, 0.004, 0.05)),
     )
 

@@ -63,20 +63,25 @@ class ControllerProcess(Process):
         self._lanes: dict[int, Port] = {}
         self._told_leader = -1
         self._upstream: Port | None = None
-        self.storage = VoterStorage(Path(DATA), now_ms=on.now_ms, files=self.files)
-        self.member = Member(
-            on.number,
-            MetadataImage(settings.topic_defaults),
-            Surroundings(
-                machine=self._machine,
-                reachable=lambda node: True,
-                cluster_id=lambda: "cluster",
-                pack=lambda records: pack_records(records, 0),
-                pack_image=lambda records: pack_snapshot(records, 0),
-                snapshot_bytes=settings.snapshot_bytes,
-            ),
-        )
+        self.storage = self._new_storage()
+        self.member = self._new_member()
         self.soon(self._open)
+
+    def _new_storage(self) -> VoterStorage:
+        assert self.on is not None
+        return VoterStorage(Path(DATA), now_ms=self.on.now_ms, files=self.files)
+
+    def _new_member(self, closed: m.Refused | None = None) -> Member:
+        settings = self.world.settings
+        around = Surroundings(
+            machine=self._machine,
+            reachable=lambda node: True,
+            cluster_id=lambda: "cluster",
+            pack=lambda records: pack_records(records, 0),
+            pack_image=lambda records: pack_snapshot(records, 0),
+            snapshot_bytes=settings.snapshot_bytes,
+        )
+        return Member(self.host, MetadataImage(settings.topic_defaults), around, closed)
 
     def _machine(self, image: MetadataImage) -> ControllerMachine:
         settings = self.world.settings
@@ -109,6 +114,7 @@ class ControllerProcess(Process):
             if not is_full(error):
                 raise
             self.storage.close(clean=False)
+            self.storage = self._new_storage()
             self.later(FULL_AGAIN_S, self._open)
             return
         world.raft_seeds += 1
@@ -151,14 +157,23 @@ class ControllerProcess(Process):
             if not is_full(error):
                 self.failed(error)
                 return
-            # Nothing that depended on it has left; what was decided in this step is found again, or not.
-            self.storage.close(clean=False)
-            self._finish(self.member.leave("the disk is full", self.now), quiet=True)
-            self.later(FULL_AGAIN_S, self._open)
+            self._full()
             return
         self._finish(acts)
 
-    def _finish(self, acts: Acts, *, quiet: bool = False) -> None:
+    def _full(self) -> None:
+        """Nothing of the last step was done: go on from what the disk holds, once there is room."""
+        self.storage.close(clean=False)
+        self.storage = self._new_storage()
+        refusal = m.Refused(code=56, reason="the disk is full")
+        self.member = self._new_member(refusal)
+        self._events.clear()
+        self._kept.clear()
+        for ticket in list(self._tickets):
+            self._answer(ticket, refusal)
+        self.later(FULL_AGAIN_S, self._open)
+
+    def _finish(self, acts: Acts) -> None:
         for send in acts.raft.after:
             self._send(send.to, send.message)
         for commit in acts.publish:
@@ -226,8 +241,10 @@ class ControllerProcess(Process):
             return
         self._subscribers[lane] = 0
         leader = self.member.leader
-        if self._kept and self._kept[0].offset <= offset:
+        if self._kept and self._kept[0].offset <= offset <= self._kept[-1].next_offset:
             records: list[Any] = []
+            # In the middle of a step the image is ahead of what was handed out.
+            applied = self._kept[-1].next_offset
             first = next((one.offset for one in self._kept if one.next_offset > offset), applied)
             for commit in self._kept:
                 if commit.next_offset > offset:

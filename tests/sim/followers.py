@@ -118,8 +118,11 @@ class ReplicaProcess(Actor):
                         log.reset(effect.offset)
                         self._cut(log)
                     case Trim():
-                        log.delete_before(effect.offset)
-                        machine.trimmed(log.start_offset)
+                        try:
+                            machine.trimmed(log.delete_before(effect.offset))
+                        except StorageError as error:
+                            if log.failed is not None or not self.world.passes(error):
+                                raise
                     case Dial():
                         self._dial(effect)
                     case Hangup():

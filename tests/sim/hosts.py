@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 DATA = "/data"
-EXIT_STORAGE = 74
 
 
 class Host:

@@ -130,6 +130,11 @@ class LogView:
         """The batches that begin at ``offset`` or later."""
         return self.batches[bisect_left(self.bases, offset) :]
 
+    def holding(self, offset: int) -> list[Batch]:
+        """The batches from the one that holds ``offset`` on."""
+        first = bisect_left(self.bases, offset + 1) - 1
+        return self.batches[max(first, 0) :]
+
     def at(self, offset: int) -> Batch | None:
         """The batch that begins there."""
         number = bisect_left(self.bases, offset)

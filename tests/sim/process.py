@@ -93,7 +93,8 @@ class Process:
         deadline = self.deadline()
         if deadline is None:
             return
-        due = self.on.moment(deadline) if self.on is not None else deadline
+        # A hair later, so that rounding cannot make it too early, again and again.
+        due = (self.on.moment(deadline) if self.on is not None else deadline) + 1e-7
         if due < self._timer:
             self._timer = due
             self.engine.at(due, self._ring, due)
@@ -105,7 +106,7 @@ class Process:
 
     def _tick(self) -> None:
         deadline = self.deadline()
-        if deadline is not None and deadline <= self.now + 1e-9:
+        if deadline is not None and deadline <= self.now:
             self.elapsed()
 
     # Lanes

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from logeion.actors import messages as m
 from logeion.actors.node.events import Start
+from logeion.actors.partition.shell import EXIT_STORAGE, LOCK_AGAIN_S, LOCK_S, TRANSIENT
+from logeion.actors.runtime import EXIT_CRASH
 from logeion.log.config import LogConfig
 from logeion.log.log import Log, SyncHandle
 from logeion.wire.errors import StorageError
-from tests.sim.hosts import DATA, EXIT_STORAGE
+from tests.sim.hosts import DATA
 from tests.sim.network import Port
 from tests.sim.process import Process
 
@@ -48,6 +50,7 @@ class Actor(Process):
         # What a kill of the sync in flight leaves: nothing of it is noted.
         self._sync: SyncHandle | None = None
         self._again = False
+        self._lock_until = world.engine.time + LOCK_S
         self._dial_node()
         # A log takes its time to open: what the process before it wrote may come from a disk.
         self.later(world.engine.random.uniform(0.001, 0.01), self._open)
@@ -115,7 +118,10 @@ class Actor(Process):
             )
             self.begin(self.log)
         except StorageError as error:
-            self.fatal(error)
+            if isinstance(error.__cause__, BlockingIOError) and self.engine.time < self._lock_until:
+                self.later(LOCK_AGAIN_S, self._open)
+            else:
+                self.fatal(error)
             return
         if not self.alive:
             return
@@ -125,14 +131,19 @@ class Actor(Process):
         self._report()
 
     def fatal(self, error: StorageError) -> None:
-        """The disk cannot be trusted: say why, and end."""
+        """Say why, and end: as lost if the log cannot be trusted, else as after any crash."""
         if not self.alive:
             return
         self.world.note(f"{self.name} ends: {error}")
+        cause = error.__cause__
+        passing = isinstance(cause, OSError) and cause.errno in TRANSIENT
+        lost = not passing if self.log is None else self.log.failed is not None or not passing
         self.cause, self.state = str(error), "failed"
         if self.node is not None:
-            self.node.tell(m.StateChanged(state="failed", cause=str(error), epoch=self.start.epoch, code=56))
-        self.die(EXIT_STORAGE)
+            self.node.tell(
+                m.StateChanged(state="failed", cause=str(error), epoch=self.start.epoch, code=56 if lost else 0)
+            )
+        self.die(EXIT_STORAGE if lost else EXIT_CRASH)
 
     def terminate(self) -> None:
         """SIGTERM: close the log cleanly."""
