@@ -28,6 +28,7 @@ from .. import messages as m
 from ..groups import OFFSETS_TOPIC, coordinator_socket, index_socket, partition_of
 from ..lanes import Lane, LaneBusy, LaneClosed, LaneError, LaneTimeout, RefusedError, dial, socket_path
 from .asking import Deadline, ask_controller, until_applied, until_running
+from .brokers import alive
 
 if TYPE_CHECKING:
     from ..metadata import Topic
@@ -210,7 +211,7 @@ class Groups:
         """The node that coordinates this group: the leader of its offsets partition."""
         number = partition_of(group, len(topic.partitions))
         node = topic.partitions[number].leader
-        if node not in self._gateway.image.brokers and node != self._gateway.node:
+        if not alive(self._gateway, node):
             raise CoordinatorNotAvailableError(f"{OFFSETS_TOPIC}-{number} has no leader")
         return node
 

@@ -30,7 +30,7 @@ from logeion.wire.apis import (
     OffsetForLeaderTopic,
 )
 from logeion.wire.errors import RequestTimedOutError
-from tests.actors.gateway_world import INTERNAL, ORDERS, RECORDS, World
+from tests.actors.gateway_world import INTERNAL, ORDERS, RECORDS, World, partition
 
 
 def ask(world: World, handler: Any, key: int, version: int, request: Any) -> Any:
@@ -187,6 +187,16 @@ def test_a_group_is_coordinated_by_the_leader_of_its_offsets_partition(version: 
         assert (ours.error_code, ours.node_id, ours.host, ours.port) == (0, 1, "127.0.0.1", 9092)
     else:
         assert [(one.key, one.error_code, one.node_id) for one in ours.coordinators] == [("g", 0, 1), ("h", 0, 1)]
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_a_group_of_another_nodes_partition_is_coordinated_there_unless_that_is_fenced(fenced: bool) -> None:
+    world = World()
+    world.image.apply(partition(INTERNAL, 0, leader=2))
+    world.image.apply(BrokerChanged(node=2, broker_epoch=2, fenced=fenced))
+    ours = ask(world, find_coordinator, 10, 4, FindCoordinatorRequest(coordinator_keys=["g"]))
+    [one] = ours.coordinators
+    assert (one.error_code, one.node_id, one.host) == ((15, -1, "") if fenced else (0, 2, "other"))
 
 
 @pytest.mark.parametrize(("key_type", "code"), [(1, 35), (7, 42)])
