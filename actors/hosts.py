@@ -34,7 +34,7 @@ CONNECT_S = 2.0
 USER_TIMEOUT_MS = 2_000
 KEEP_IDLE_S, KEEP_INTERVAL_S, KEEP_PROBES = 5, 1, 3
 # Connections that have not proved themselves yet, and those on their way to an actor that does not take them.
-STRANGERS_MAX, STRANGERS_PER_ADDRESS, PASSING_MAX = 512, 128, 512
+STRANGERS_MAX, STRANGERS_PER_ADDRESS, PASSING_MAX = 1024, 512, 1024
 ACCEPTS = 64
 REST_S = 1.0
 COMPLAIN_S = 1.0

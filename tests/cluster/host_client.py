@@ -34,8 +34,9 @@ def main(bootstrap: str, topic: str, partitions: int) -> None:
             failed[str(error)] += 1
             return
         partition, offset, value = message.partition(), message.offset(), message.value()
-        assert partition is not None and offset is not None and isinstance(value, bytes)
-        acked[partition][int(value)] = offset
+        assert partition is not None and isinstance(value, bytes)
+        # Of a duplicate, whose first answer was lost, it is not told where it is.
+        acked[partition][int(value)] = -1 if offset is None else offset
         now = time.monotonic()
         longest[partition] = max(longest[partition], now - last[partition])
         last[partition] = now
@@ -74,7 +75,8 @@ def main(bootstrap: str, topic: str, partitions: int) -> None:
         acked=sum(map(len, acked.values())),
         failed=dict(failed),
         unanswered=left,
-        lost=sum(1 for p in acked for value, offset in acked[p].items() if found[p].get(offset) != value),
+        lost=sum(len(acked[p].keys() - found[p].values()) for p in acked),
+        misplaced=sum(1 for p in acked for value, at in acked[p].items() if at >= 0 and found[p].get(at) != value),
         doubled=sum(len(values) - len(set(values)) for values in map(dict.values, found.values())),
         disordered=sum(1 for values in map(dict.values, found.values()) if list(values) != sorted(values)),
         longest_s=[round(longest[p], 3) for p in range(partitions)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -263,6 +264,49 @@ def _is_zombie_of(pid: int, parent: int) -> bool:
         return bool(process.status() == psutil.STATUS_ZOMBIE and process.ppid() == parent)
     except psutil.NoSuchProcess:
         return False
+
+
+def test_all_ports_are_on_loopback_and_the_cluster_ports_let_no_stranger_in(several: Several) -> None:
+    several.start()
+    nodes = {node["node"]: node for node in several.details()}
+    known = {address for node in nodes.values() for address in [*node["listeners"], *node["admin"]]}
+    cluster_ports = []
+    for pid in several.processes():
+        for connection in psutil.Process(pid).net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN:
+                assert connection.laddr.ip in ("127.0.0.1", "::1"), connection
+                if psutil.Process(pid).cmdline()[0].endswith("] node"):
+                    cluster_ports.append(connection.laddr.port)
+    cluster_ports = [port for port in cluster_ports if not any(address.endswith(f":{port}") for address in known)]
+    ports = json.loads((several.data / "nodes.json").read_text())["cluster_ports"]
+    assert set(ports) <= set(cluster_ports)
+    witness = several.data / "witness"
+    exploit = b"\x80\x05cposix\nsystem\n(V" + f"touch {witness}".encode() + b"\ntR."
+    hello = b"\x00\x00\x00\x40\x00\x00\x00\x00" + bytes(8) + b"\x84\xa4type\xa5Hello\xa5actor\xa6node/9"
+    for port in ports:
+        for data in (
+            exploit,
+            f"{len(exploit)}>".encode() + exploit,
+            hello * 50,
+            bytes(100_000),
+            b"GET / HTTP/1.0\r\n\r\n",
+        ):
+            with socket.create_connection(("127.0.0.1", port), 5.0) as sock:
+                sock.settimeout(10.0)
+                greeting = sock.recv(64)
+                assert greeting.startswith(b"LgnH")
+                with contextlib.suppress(ConnectionError):
+                    sock.sendall(data)
+                    sock.shutdown(socket.SHUT_WR)
+                    assert sock.recv(1024) == b""
+    assert not witness.exists()
+    assert [node["pid"] for node in several.details()] == [node["pid"] for node in nodes.values()]
+    assert all(serves(node["listeners"][0]) for node in nodes.values()) and "Traceback" not in several.said()
+    secret = (several.data / "cluster.secret").read_text().strip()
+    assert secret not in several.said() + several.ready.with_name("ready.json").read_text()
+    for pid, title in several.processes().items():
+        assert secret not in title and secret not in str(psutil.Process(pid).environ())
+    assert several.stop() == 0
 
 
 def test_a_node_that_is_told_to_stop_drains_and_comes_back(several: Several) -> None:
