@@ -12,8 +12,6 @@ from logeion.actors import messages as m
 from logeion.wire.errors import OutOfOrderSequenceNumberError
 from logeion.wire.records import Record, build_batch
 from tests.sim.engine import Violated
-from tests.sim.hosts import DATA
-from tests.sim.logview import LogView
 from tests.sim.network import Port
 from tests.sim.process import Process
 
@@ -247,7 +245,7 @@ class Consumer(Client):
             return
         on = lane.other.on
         assert on is not None
-        view = LogView(on.disk, f"{DATA}/{truth.directory}", durable=False)
+        view = self.world.judge.replica(on.number, truth).here
         view.refresh()
         self.position = max(self.position, advanced.log_start)
         if advanced.high_watermark <= self.position:

@@ -48,7 +48,8 @@ class Replica:
     def __init__(self, here: LogView, durable: LogView) -> None:
         self.here = here
         self.durable = durable
-        self.sequences: set[tuple[int, int, int]] = set()
+        # Where each producer's sequence lies.
+        self.sequences: dict[tuple[int, int, int], int] = {}
         self.looked = 0
         self.high_watermark = 0
         self.log_start = 0
@@ -216,9 +217,13 @@ class Judge:
         for batch in view.batches[looked:]:
             if batch.producer >= 0:
                 sequence = (batch.producer, batch.producer_epoch, batch.sequence)
-                if sequence in replica.sequences:
-                    raise Violated(f"I7: {truth.directory} on {host} holds {sequence} twice, again at {batch.base}")
-                replica.sequences.add(sequence)
+                first_at = replica.sequences.get(sequence, -1)
+                if first_at >= replica.log_start:
+                    # What was deleted may come again: a replica that began after it knows nothing of it.
+                    raise Violated(
+                        f"I7: {truth.directory} on {host} holds {sequence} twice, at {first_at} and {batch.base}"
+                    )
+                replica.sequences[sequence] = batch.base
             if leader and batch.epoch == epoch:
                 first = truth.appenders.setdefault(epoch, leader)
                 if first != leader:

@@ -167,7 +167,8 @@ class ControllerProcess(Process):
         self.storage = self._new_storage()
         refusal = m.Refused(code=56, reason="the disk is full")
         self.member = self._new_member(refusal)
-        self._events.clear()
+        # Who wants to follow is no business of the member's.
+        self._events = deque(event for event in self._events if isinstance(event, tuple))
         self._kept.clear()
         for ticket in list(self._tickets):
             self._answer(ticket, refusal)

@@ -85,6 +85,7 @@ class Faults:
         world.network.loss = world.network.doubles = world.network.slow = 0.0
         world.network.heal()
         for host in world.hosts.values():
+            host.wall_shift = 0
             host.disk.broken.clear()
             host.disk.full = False
             for process in list(host.processes.values()):

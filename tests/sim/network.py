@@ -206,8 +206,7 @@ class Network:
             return
         mine, theirs = self.connect(caller, callee)
         callee.run(callee.accepted, theirs)
-        if mine.open:
-            caller.run(on_open, mine)
+        caller.run(*((on_open, mine) if mine.open else (on_failed,)))
 
     def end(self, port: Port) -> None:
         """This end was closed or its process died: what it sent still arrives, or a part of it, then the other end
