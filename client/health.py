@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -10,8 +10,8 @@ from .operations import ClusterState, NodeState, PartitionState
 
 
 class Health(msgspec.Struct, frozen=True):
-    """The verdict. A cluster is healthy if somebody leads its metadata quorum, no node is fenced, and every partition
-    has a leader and all of its replicas in sync (what a reassignment still adds does not count)."""
+    """The verdict. A cluster is healthy if somebody leads its metadata quorum, every node is there and answers, and
+    every partition has a leader and all of its replicas in sync (what a reassignment still adds does not count)."""
 
     cluster_id: str | None
     controller: int | None
@@ -19,13 +19,14 @@ class Health(msgspec.Struct, frozen=True):
     topics: int
     partitions: int
     fenced: tuple[int, ...]
+    silent: tuple[int, ...]
     offline: tuple[PartitionState, ...]
     under_min_isr: tuple[PartitionState, ...]
     under_replicated: tuple[PartitionState, ...]
 
     @property
     def healthy(self) -> bool:
-        return self.controller is not None and not (self.fenced or self.offline or self.under_replicated)
+        return self.controller is not None and not (self.fenced or self.silent or self.offline or self.under_replicated)
 
     @property
     def problems(self) -> list[str]:
@@ -34,6 +35,9 @@ class Health(msgspec.Struct, frozen=True):
         if self.controller is None:
             found.append("nobody leads the metadata quorum: nothing can be created, changed or elected")
         found += [f"node {node} is fenced: it is away, or not yet back" for node in self.fenced]
+        found += [
+            f"node {one.node} does not answer at {one.host}:{one.port}" for one in self.nodes if one.node in self.silent
+        ]
         found += [f"{_name(one)} has no leader" for one in self.offline]
         found += [
             f"{_name(one)} refuses acks=all: in sync are {_nodes(one.in_sync)} of {_nodes(one.replicas)}"
@@ -55,8 +59,10 @@ def judge(
     partitions: Sequence[PartitionState],
     min_in_sync: Mapping[str, int],
     adding: Mapping[tuple[str, int], int],
+    silent: Collection[int] = (),
 ) -> Health:
-    """``controller`` None is nobody; ``adding`` counts the replicas that a reassignment under way adds."""
+    """``controller`` None is nobody; ``adding`` counts the replicas that a reassignment under way adds; ``silent`` are
+    nodes that did not answer, though they should."""
 
     def wanted(one: PartitionState) -> int:
         return len(one.replicas) - adding.get((one.topic, one.partition), 0)
@@ -68,6 +74,7 @@ def judge(
         topics=len({one.topic for one in partitions}),
         partitions=len(partitions),
         fenced=tuple(node.node for node in cluster.nodes if node.fenced),
+        silent=tuple(sorted(silent)),
         offline=tuple(one for one in partitions if one.leader < 0),
         under_min_isr=tuple(
             one for one in partitions if len(one.in_sync) < min(min_in_sync.get(one.topic, 1), len(one.replicas))

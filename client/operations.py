@@ -5,6 +5,7 @@ Works against any Kafka: what an older broker does not tell is None here, or ask
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar, cast
 
@@ -47,7 +48,7 @@ from logeion.wire.apis import (
     UpdateFeaturesRequest,
     UpdateFeaturesResponse,
 )
-from logeion.wire.errors import KafkaError, UnsupportedVersionError, for_code
+from logeion.wire.errors import KafkaError, LogeionError, UnsupportedVersionError, for_code
 from logeion.wire.fields import Struct
 
 from .cluster import METADATA, Cluster
@@ -175,6 +176,27 @@ class Operations:
             for node, address in sorted(known.brokers.items())
         )
         return ClusterState(known.cluster_id, known.controller_id, nodes)
+
+    async def silent(self, nodes: Iterable[NodeState]) -> list[int]:
+        """Those of these nodes that cannot be reached now."""
+
+        async def answers(node: int) -> bool:
+            try:
+                connection = await self._cluster.connection(node)
+                await connection.request(
+                    API_VERSIONS,
+                    ApiVersionsRequest(client_software_name="logeion", client_software_version="1"),
+                    timeout_s=self._cluster.connect_timeout_s,
+                )
+            except LogeionError:
+                return False
+            return True
+
+        await self._cluster.refresh(())
+        asked = [one.node for one in nodes]
+        return [
+            node for node, answer in zip(asked, await asyncio.gather(*map(answers, asked)), strict=True) if not answer
+        ]
 
     async def partitions(self, topics: Sequence[str] | None = None) -> list[PartitionState]:
         """The partitions of these topics, or of all of them, in order. Raises UnknownTopicOrPartitionError."""

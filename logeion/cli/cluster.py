@@ -62,7 +62,8 @@ async def examine(cluster: Cluster) -> Health:
         if error.name != "UNSUPPORTED_VERSION":
             controller = None
     least = await operations.min_in_sync(one.topic for one in partitions)
-    return judge(state, controller, partitions, least, adding)
+    silent = await operations.silent(node for node in state.nodes if not node.fenced)
+    return judge(state, controller, partitions, least, adding, silent)
 
 
 @cluster.command()
@@ -74,8 +75,8 @@ async def examine(cluster: Cluster) -> Health:
 def health(wait_s: float | None, output: str, bootstrap: str, timeout_s: float) -> int:
     """Say whether the cluster is healthy: exit code 0, or 10 and what is wrong.
 
-    It is if the metadata quorum has a leader, no node is fenced, and every partition has a leader and all of its
-    replicas in sync.
+    It is if the metadata quorum has a leader, every node is there and answers, and every partition has a leader and
+    all of its replicas in sync.
     """
     found = _healthy_within(wait_s, bootstrap, timeout_s)
     if output == "json":
@@ -123,6 +124,7 @@ def _health_object(found: Health) -> dict[str, Any]:
         "controller": found.controller,
         "nodes": [node.node for node in found.nodes],
         "fenced": list(found.fenced),
+        "silent": list(found.silent),
         "topics": found.topics,
         "partitions": found.partitions,
         "offline": [_partition_object(one) for one in found.offline],

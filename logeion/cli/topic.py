@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from logeion.client.cluster import Cluster
     from logeion.client.metadata import TopicInfo
     from logeion.client.operations import PartitionState
+
+# How long `describe` waits for one leader's offsets; the table is worth having without them.
+OFFSETS_S = 5.0
 
 
 @click.group()
@@ -94,18 +98,31 @@ def describe(name: str, output: str, bootstrap: str, timeout_s: float) -> None:
     """Show the partitions of topic NAME: leader, replicas, who is in sync or may lead all the same, and offsets."""
 
     async def work(cluster: Cluster) -> tuple[TopicInfo, list[PartitionState], int, dict[int, int], dict[int, int]]:
+        import asyncio
+
         from logeion.client.admin import Admin
         from logeion.client.consumer import EARLIEST, LATEST, Consumer
         from logeion.client.operations import Operations
+        from logeion.errors import LogeionError
 
         info = await Admin(cluster).topic(name)
         operations = Operations(cluster)
         partitions = await operations.partitions([name])
         least = (await operations.min_in_sync([name])).get(name, 1)
-        led = [partition.index for partition in info.partitions if partition.leader >= 0]
         consumer = Consumer(cluster)
-        starts = await consumer.offsets(name, led, EARLIEST)
-        return info, partitions, least, starts, await consumer.offsets(name, led, LATEST)
+        starts: dict[int, int] = {}
+        ends: dict[int, int] = {}
+
+        async def ask(leader: int) -> None:
+            # A leader that does not answer now must not hide what is known of the others.
+            led = [one.partition for one in partitions if one.leader == leader]
+            with suppress(LogeionError, TimeoutError):
+                async with asyncio.timeout(min(OFFSETS_S, timeout_s / 2)):
+                    starts.update(await consumer.offsets(name, led, EARLIEST))
+                    ends.update(await consumer.offsets(name, led, LATEST))
+
+        await asyncio.gather(*map(ask, {one.leader for one in partitions if one.leader >= 0}))
+        return info, partitions, least, starts, ends
 
     info, partitions, least, starts, ends = run_client(bootstrap, timeout_s, work)
     if output == "json":

@@ -39,6 +39,11 @@ def test_a_fenced_node_is_named_and_one_of_which_nobody_tells_is_not() -> None:
     assert verdict(WHOLE, nodes=tuple(msgspec.structs.replace(one, fenced=None) for one in NODES)).healthy
 
 
+def test_a_node_that_does_not_answer_is_named() -> None:
+    found = judge(ClusterState("c", 1, NODES), 1, [WHOLE], {}, {}, [2])
+    assert not found.healthy and found.problems == ["node 2 does not answer at h:9093"]
+
+
 def test_the_worst_of_a_partition_is_told_once() -> None:
     short = msgspec.structs.replace(WHOLE, in_sync=(1, 2))
     found = verdict(short)
