@@ -45,6 +45,7 @@ from .controller.raft.messages import (
     AskVote as AskVote,
     EntriesAppended as EntriesAppended,
     InstallSnapshot as InstallSnapshot,
+    Restarted as Restarted,
     SnapshotReceived as SnapshotReceived,
     TakeOver as TakeOver,
     VoteAnswered as VoteAnswered,
@@ -631,6 +632,7 @@ AnyMessage = (
     | AskVote
     | EntriesAppended
     | InstallSnapshot
+    | Restarted
     | SnapshotReceived
     | TakeOver
     | VoteAnswered

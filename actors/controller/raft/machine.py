@@ -21,6 +21,7 @@ from .messages import (
     Propose,
     RemoveVoter,
     Resign,
+    Restarted,
     Snapshot,
     SnapshotReceived,
     TakeOver,
@@ -36,6 +37,8 @@ class Raft(Voter):
     @property
     def deadline(self) -> float:
         """When ``step(Elapsed(), now)`` is due."""
+        if self.restarted:
+            return LONG_AGO
         match self.role:
             case Follower() as role:
                 return role.elect_at
@@ -93,6 +96,8 @@ class Raft(Voter):
                     leading.resign(self, self.role, now, out)
             case TakeOver():
                 voting.take_over(self, message, now, out)
+            case Restarted():
+                voting.forget_leader(self, message, now)
             case LeaderGone():
                 voting.miss_leader(self, message.voter, now)
             case Compact():
@@ -106,6 +111,10 @@ class Raft(Voter):
 
     def _elapsed(self, now: float, out: Effects) -> None:
         if now < self.deadline:
+            return
+        if self.restarted:
+            self.restarted = False
+            voting.tell_restart(self, out)
             return
         match self.role:
             case Follower() | PreCandidate() | Candidate():

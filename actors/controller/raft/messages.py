@@ -121,7 +121,17 @@ class TakeOver(Message, frozen=True, kw_only=True):
     voter: VoterId
 
 
-Told = AskVote | VoteAnswered | AppendEntries | EntriesAppended | InstallSnapshot | SnapshotReceived | TakeOver
+class Restarted(Message, frozen=True, kw_only=True):
+    """Voter that has stood in this term to all, once: I have lost my memory, so if I led it I do no longer, and what
+    you promised me is void."""
+
+    term: int
+    voter: VoterId
+
+
+Told = (
+    AskVote | VoteAnswered | AppendEntries | EntriesAppended | InstallSnapshot | SnapshotReceived | TakeOver | Restarted
+)
 """What travels between voters."""
 
 

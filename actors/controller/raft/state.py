@@ -64,6 +64,8 @@ class Voter:
         self._seed = seed
         self._draws = 0
         self.role: Role = self._first_role(now)
+        # Whether the others are still to hear that this is a new life of one that may have led.
+        self.restarted = bool(self.peers) and self.term > 0 and self.voted_for == me
 
     def _first_role(self, now: float) -> Follower:
         """Whoever stood in some term may have promised its leader to elect nobody for a while, and has forgotten it.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from . import leading
 from .effects import Effects, send
-from .messages import AskVote, TakeOver, VoteAnswered, VoterId
-from .roles import Candidate, Follower, Leader, PreCandidate
+from .messages import AskVote, Restarted, TakeOver, VoteAnswered, VoterId
+from .roles import LONG_AGO, Candidate, Follower, Leader, PreCandidate
 from .state import Voter
 
 
@@ -33,6 +33,19 @@ def miss_leader(voter: Voter, peer: VoterId, now: float) -> None:
     if isinstance(role, Follower) and role.leader == peer:
         settings = voter.settings
         role.elect_at = min(role.elect_at, max(now, role.heard + settings.election_min_s) + voter.short_wait())
+
+
+def tell_restart(voter: Voter, out: Effects) -> None:
+    for peer in voter.peers:
+        send(out.after, peer, Restarted(term=voter.term, voter=voter.me))
+
+
+def forget_leader(voter: Voter, message: Restarted, now: float) -> None:
+    """Our leader has died and is back: nobody leads this term any more, and nobody has a lease in it."""
+    role = voter.role
+    if message.term == voter.term and isinstance(role, Follower) and role.leader == message.voter:
+        role.leader, role.heard = None, LONG_AGO
+        role.elect_at = min(role.elect_at, now + voter.short_wait())
 
 
 def may_stand(voter: Voter) -> bool:
