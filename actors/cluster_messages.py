@@ -54,7 +54,9 @@ class FetchLog(Message, frozen=True, kw_only=True):
     """Replica to Partition: send what follows ``offset``, my log's end, whose last record has ``last_epoch``.
 
     ``durable_end`` is what a power cut would leave (with flush=os: what is written), and is what counts. One is
-    outstanding; the leader parks it for at most ``wait_ms`` while it has nothing newer.
+    outstanding; the leader parks it for at most ``wait_ms`` while it has nothing newer. ``partition_epoch`` is that of
+    my slice: a replica that has left the ISR may join again only after it has heard of that, for one that died of a
+    lost log never does.
     """
 
     epoch: int
@@ -69,6 +71,7 @@ class FetchLog(Message, frozen=True, kw_only=True):
     high_watermark: int
     max_bytes: int
     wait_ms: int
+    partition_epoch: int = -1
 
 
 class LogFetched(Message, frozen=True, kw_only=True):
@@ -88,11 +91,13 @@ class LogFetched(Message, frozen=True, kw_only=True):
 
 
 class Persisted(Message, frozen=True, kw_only=True):
-    """Replica to Partition, unanswered: in this epoch and incarnation I hold everything below ``durable_end``."""
+    """Replica to Partition, unanswered: in this epoch and incarnation I hold everything below ``durable_end``, and
+    have heard of ``partition_epoch``."""
 
     epoch: int
     incarnation: int
     durable_end: int
+    partition_epoch: int = -1
 
 
 class Watermark(Message, frozen=True, kw_only=True):

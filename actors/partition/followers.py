@@ -22,7 +22,9 @@ class Follower(msgspec.Struct, gc=False):
 
     ``offset`` is the end of its log at its last fetch on ``lane`` that agreed with ours, -1 before; ``end`` what it
     holds durably, -1 if unknown; ``acknowledged`` the most that its directory has ever held durably in this epoch.
-    ``lost``: it came back with less than that, so it gets nothing until it has left the ISR.
+    ``lost``: it came back with less than that, so it gets nothing until it has left the ISR. ``partition_epoch`` is the
+    newest it has heard of, ``left_at`` the one at which it left the ISR or was first seen out of it: a process that
+    died because its log was lost, and whose words are still on their way, has never heard of that one.
     """
 
     node: int
@@ -35,6 +37,9 @@ class Follower(msgspec.Struct, gc=False):
     end: int = -1
     acknowledged: int = -1
     lost: bool = False
+    partition_epoch: int = -1
+    left_at: int = -1
+    member: bool = False
     parked: FetchLog | None = None
     parked_until: float = 0.0
     # What it has been told.
@@ -50,12 +55,25 @@ class Follower(msgspec.Struct, gc=False):
     def begin(self, lane: Hashable, fetch: FetchLog, leader_end: int, now: float) -> None:
         """It has dialled (again): what it holds is what its fetches say from now on."""
         if fetch.incarnation != self.incarnation or fetch.broker_epoch != self.broker_epoch:
-            self.end = -1
+            self.end = self.partition_epoch = -1
         self.lane = lane
         self.broker_epoch, self.incarnation = fetch.broker_epoch, fetch.incarnation
         self.offset = -1
         self.parked = None
         self.mark_end, self.mark_at = leader_end, now
+
+    def heard(self, partition_epoch: int) -> bool:
+        """It has heard of this partition epoch; whether that is news."""
+        if partition_epoch <= self.partition_epoch:
+            return False
+        self.partition_epoch = partition_epoch
+        return True
+
+    def seen(self, member: bool, partition_epoch: int) -> None:
+        """Whether it is in the ISR as of this partition epoch."""
+        if self.member and not member:
+            self.left_at = partition_epoch
+        self.member = member
 
     def current(self, leader_end: int) -> bool:
         """Whether it holds all there is, on an open lane."""

@@ -128,6 +128,7 @@ class Replication:
                 effects.append(Drop(follower.lane, "this replica fetches on another lane now"))
             follower.begin(lane, fetch, self.end, now)
         follower.parked = None
+        follower.heard(fetch.partition_epoch)
         other_directory = follower.directory_id not in ("", fetch.directory_id)
         if follower.lost or other_directory or fetch.offset < follower.acknowledged:
             if fetch.node in self._isr.maximal:
@@ -213,10 +214,13 @@ class Replication:
         effects: list[Effect] = []
         for follower in self.followers.values():
             if follower.lane == lane:
-                known = message.epoch == self.epoch and message.incarnation == follower.incarnation
-                end = min(message.durable_end, follower.offset)
-                if known and not follower.lost and end > follower.end and not self.resigned:
-                    self._progressed(effects, follower, end, now)
+                if message.epoch == self.epoch and message.incarnation == follower.incarnation and not follower.lost:
+                    news = follower.heard(message.partition_epoch)
+                    end = min(message.durable_end, follower.offset)
+                    if end > follower.end:
+                        self._progressed(effects, follower, end, now)
+                    elif news:
+                        self._review(effects, now)
                 break
         return effects
 
@@ -303,10 +307,14 @@ class Replication:
         self.min_isr = min(self._min_insync, len(slice.replicas))
         for node in slice.replicas:
             if node != self.node and node not in self.followers:
-                self.followers[node] = Follower(node, now if node in slice.isr else NEVER)
+                member = node in self._isr.committed
+                self.followers[node] = Follower(
+                    node, now if member else NEVER, member=member, left_at=-1 if member else self.partition_epoch
+                )
 
     def _isr_changed(self, effects: list[Effect], now: float) -> None:
         for follower in self.followers.values():
+            follower.seen(follower.node in self._isr.committed, self._isr.partition_epoch)
             if follower.lost and follower.node not in self._isr.maximal:
                 # Out: what it has left is as good a beginning as any.
                 follower.lost = False
@@ -373,6 +381,8 @@ class Replication:
         """Whether one that is out of the ISR may join it and is close enough to do so."""
         peer = self.slice.peers.get(follower.node)
         if follower.lane is None or follower.lost or peer is None or not peer.eligible:
+            return False
+        if follower.partition_epoch < follower.left_at:
             return False
         return peer.broker_epoch == follower.broker_epoch and follower.lag_s(self.end, now) <= self.lag_time_max_s
 

@@ -199,7 +199,8 @@ class Following:
             lane = await self._dial(effect.host, effect.port, on_message=on_message, on_closed=on_closed)
         except (OSError, LaneError) as error:
             log.debug("%s cannot reach its leader on node %d: %s", self.name, effect.node, error)
-            self._run(self.machine.disconnected(dial, self.loop.time()))
+            host_gone = isinstance(error, OSError)
+            self._run(self.machine.disconnected(dial, self.loop.time(), host_gone=host_gone))
             return
         self._lane = lane
         self._run(self.machine.connected(dial, self.loop.time()))

@@ -23,8 +23,10 @@ from logeion.wire.errors import OffsetOutOfRangeError
 
 from ..messages import FetchLog, LogFetched, Peer, Persisted, Slice, Watermark
 
-# Between two dials, and before a fetch is repeated that was refused: doubled each time, up to the second.
-REDIAL_S = 0.01
+# Between two dials, and before a fetch is repeated that was refused: so much for the first second, in which a leader
+# should come up on a host that is there, then doubled each time, up to the last.
+REDIAL_S = 0.015
+REDIAL_SOON_S = 1.0
 REDIAL_MAX_S = 0.5
 # How long beyond its parking an answer may take before the lane is given up.
 ANSWER_S = 5.0
@@ -142,7 +144,10 @@ class ReplicaMachine:
         self._fetching = self._syncing = False
         self._ready = not durable or synced_end >= end
         self._reported = -1
+        # How long the pauses between dials are, and until when they do not grow; ``_well``: they begin anew.
+        self._well = True
         self._backoff_s = REDIAL_S
+        self._soon_until = 0.0
         self._redial_at: float | None = None
         self._fetch_at: float | None = None
         self._answer_by: float | None = None
@@ -183,11 +188,15 @@ class ReplicaMachine:
         # Under the old broker epoch this replica cannot be in the ISR, and its parked fetch carries that.
         if moved or slice.broker_epoch != old.broker_epoch:
             self._hang_up(effects)
-            self._backoff_s = REDIAL_S
+            self._well = True
             self._follow(effects, now)
-        elif self._fetch_at is not None:
+            return effects
+        if self._fetch_at is not None:
             # The throttle may be another one.
             self._fetch_at = now
+        if self._fetching and slice.partition_epoch > old.partition_epoch and self.node not in slice.isr:
+            # Who is out of the ISR may join again once it has heard of that.
+            self._persisted(effects)
         return effects
 
     def connected(self, dial: int, now: float) -> list[Effect]:
@@ -200,10 +209,10 @@ class ReplicaMachine:
         self._fetch(effects, now)
         return effects
 
-    def disconnected(self, dial: int, now: float) -> list[Effect]:
-        """The lane of this dial is closed, or never opened."""
+    def disconnected(self, dial: int, now: float, *, host_gone: bool = False) -> list[Effect]:
+        """The lane of this dial is closed, or never opened; ``host_gone``: nobody at all listens there."""
         if dial == self.dial and (self._dialling or self.connected_now):
-            self._again(now)
+            self._again(now, soon=not host_gone)
         return []
 
     def tick(self, now: float) -> list[Effect]:
@@ -235,7 +244,7 @@ class ReplicaMachine:
         elif answer.diverging_epoch >= 0:
             self._diverged(effects, answer)
         else:
-            self._backoff_s = REDIAL_S
+            self._well = True
             self._last_cut = (-1, -1)
             self._leader_watermark, self._leader_start = answer.high_watermark, answer.log_start
             if size:
@@ -349,11 +358,16 @@ class ReplicaMachine:
         self._dialling = self.connected_now = self._fetching = False
         self._redial_at = self._fetch_at = self._answer_by = None
 
-    def _again(self, now: float) -> None:
+    def _again(self, now: float, *, soon: bool = True) -> None:
         self._dialling = self.connected_now = self._fetching = False
         self._fetch_at = self._answer_by = None
+        if self._well:
+            # It was well until now.
+            self._well = False
+            self._soon_until, self._backoff_s = now + REDIAL_SOON_S, REDIAL_S
+        elif not soon or now >= self._soon_until:
+            self._backoff_s = min(self._backoff_s * 2, REDIAL_MAX_S)
         self._redial_at = now + self._backoff_s
-        self._backoff_s = min(self._backoff_s * 2, REDIAL_MAX_S)
 
     def _give_up(self, effects: list[Effect], now: float) -> None:
         """Something is wrong with this lane, or with what we know: begin anew, a little later each time."""
@@ -383,6 +397,7 @@ class ReplicaMachine:
             high_watermark=self.high_watermark,
             max_bytes=self._max_bytes(),
             wait_ms=self.wait_ms,
+            partition_epoch=self.slice.partition_epoch,
         )
         effects.append(Fetch(self.dial, message))
 
@@ -414,11 +429,17 @@ class ReplicaMachine:
 
     def _report(self, effects: list[Effect]) -> None:
         if self.connected_now and self.durable_end > self._reported >= 0:
-            self._reported = self.durable_end
-            message = Persisted(
-                epoch=self.slice.leader_epoch, incarnation=self.incarnation, durable_end=self.durable_end
-            )
-            effects.append(Report(self.dial, message))
+            self._persisted(effects)
+
+    def _persisted(self, effects: list[Effect]) -> None:
+        self._reported = self.durable_end
+        message = Persisted(
+            epoch=self.slice.leader_epoch,
+            incarnation=self.incarnation,
+            durable_end=self.durable_end,
+            partition_epoch=self.slice.partition_epoch,
+        )
+        effects.append(Report(self.dial, message))
 
     # The throttle ---------------------------------------------------------------------------------------------------
 

@@ -92,6 +92,7 @@ def fetch(node: int, offset: int, **changes: Any) -> FetchLog:
         "high_watermark": 0,
         "max_bytes": 1_000_000,
         "wait_ms": 30_000,
+        "partition_epoch": 5,
     }
     return FetchLog(**(fields | changes))
 
@@ -119,10 +120,9 @@ def follow(machine: Machine, *nodes: int, now: float = 0.0) -> None:
         machine.fetched(f"lane{node}", fetch(node, machine.end), now)
 
 
-def persist(machine: Machine, node: int, end: int, now: float = 0.0) -> list[Effect]:
-    """The follower fetches at ``end``, and syncs it."""
-    effects = machine.fetched(f"lane{node}", fetch(node, end), now)
-    return effects
+def persist(machine: Machine, node: int, end: int, now: float = 0.0, **changes: Any) -> list[Effect]:
+    """The follower fetches at ``end``, and has it all on disk."""
+    return machine.fetched(f"lane{node}", fetch(node, end, **changes), now)
 
 
 def wait(machine: Machine, until: float) -> list[Effect]:
@@ -321,7 +321,7 @@ def test_who_waits_when_the_isr_becomes_too_small_waits_on_and_is_answered_if_it
     assert proposal(wait(machine, 3.0)).isr == [1]
     assert answers(machine.altered(1, altered([1]), 3.0)) == {}
     assert answers(append(machine, 3.0, mail("b"))) == {"b": -19}
-    effects = persist(machine, 2, 10, now=4.0)
+    effects = persist(machine, 2, 10, now=4.0, partition_epoch=6)
     assert proposal(effects).isr == [1, 2]
     assert answers(machine.altered(2, altered([1, 2], 7), 4.0)) == {"a": 0}
 
@@ -407,7 +407,7 @@ def test_a_follower_that_lost_what_it_had_acknowledged_gets_nothing_until_it_has
     (sent,) = only(effects, SendLog)
     assert (sent.lane, sent.offset) == ("again", 0)
     assert machine.followers[2].end == 0
-    effects = machine.fetched("again", fetch(2, 20, incarnation=2), 1.5)
+    effects = machine.fetched("again", fetch(2, 20, incarnation=2, partition_epoch=6), 1.5)
     assert proposal(effects).isr == [1, 2, 3]
 
 
@@ -466,6 +466,29 @@ def test_a_replica_that_may_not_be_in_the_isr_neither_joins_nor_holds_the_waterm
     effects = machine.fetched("lane2", fetch(2, 0), 0.0)
     assert only(effects, ProposeIsr) == []
     assert answers(append(machine, 0.1, mail("a"))) == {"a": 0}
+
+
+def test_one_that_was_taken_out_comes_back_only_after_it_has_heard_of_that() -> None:
+    machine = leader()
+    follow(machine, 2, 3)
+    append(machine, 1.0, mail("a"))
+    persist(machine, 2, 10, now=1.0)
+    # Its log is lost and its process dead, but its lane still open, and its last words are on their way.
+    effects = machine.slice_changed(part([1, 2], partition_epoch=6, applied=51), 1.0)
+    assert answers(effects) == {"a": 0}
+    assert only(effects, ProposeIsr) == []
+    assert only(persist(machine, 3, 10, now=1.0), ProposeIsr) == []
+    last = Persisted(epoch=7, incarnation=1, durable_end=10, partition_epoch=5)
+    assert only(machine.persisted("lane3", last, 1.0), ProposeIsr) == []
+    # Another that was only slow hears of it, and says so.
+    heard = Persisted(epoch=7, incarnation=1, durable_end=10, partition_epoch=6)
+    assert proposal(machine.persisted("lane3", heard, 1.0)).isr == [1, 2, 3]
+
+
+def test_one_that_was_out_before_this_epoch_must_have_heard_of_it_too() -> None:
+    machine = leader([1, 3])
+    assert only(machine.fetched("lane2", fetch(2, 0, partition_epoch=4), 0.0), ProposeIsr) == []
+    assert only(machine.fetched("lane2", fetch(2, 0, partition_epoch=5), 0.0), ProposeIsr) != []
 
 
 def test_a_member_that_may_not_stay_is_proposed_out_at_once() -> None:
@@ -627,7 +650,7 @@ def test_a_node_that_is_no_replica_any_more_is_forgotten_and_a_new_one_is_fed() 
     effects = machine.slice_changed(moved, 1.0)
     assert [drop.lane for drop in only(effects, Drop)] == ["lane3"]
     assert told(machine.fetched("x", fetch(3, 0), 1.0)).code == 9
-    assert proposal(machine.fetched("lane4", fetch(4, 0), 1.0)).isr == [1, 2, 4]
+    assert proposal(machine.fetched("lane4", fetch(4, 0, partition_epoch=6), 1.0)).isr == [1, 2, 4]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from logeion.actors.partition.machine import Machine
 from logeion.actors.replica.machine import (
     ANSWER_S,
     REDIAL_MAX_S,
+    REDIAL_S,
     Append,
     Commit,
     Dial,
@@ -102,6 +103,7 @@ def test_it_dials_the_leader_and_says_what_it_has() -> None:
                 high_watermark=20,
                 max_bytes=4_194_304,
                 wait_ms=30_000,
+                partition_epoch=5,
             ),
         )
     ]
@@ -115,7 +117,7 @@ def test_it_asks_for_more_while_it_syncs_what_came_and_then_tells_that_it_has_it
     assert [type(effect) for effect in effects] == [Fetch, Commit, Sync]
     (fetch,) = only(effects, Fetch)
     assert (fetch.message.offset, fetch.message.durable_end, fetch.message.high_watermark) == (10, 0, 4)
-    assert machine.synced(10, 0.0) == [Report(1, Persisted(epoch=7, incarnation=9, durable_end=10))]
+    assert machine.synced(10, 0.0) == [Report(1, Persisted(epoch=7, incarnation=9, durable_end=10, partition_epoch=5))]
     assert machine.synced(10, 0.0) == []
 
 
@@ -136,7 +138,7 @@ def test_one_sync_at_a_time_covers_what_came_meanwhile() -> None:
     assert Sync() not in machine.written(20, 0.0)
     effects = machine.synced(10, 0.0)
     assert [type(effect) for effect in effects] == [Report, Sync]
-    assert machine.synced(20, 0.0) == [Report(1, Persisted(epoch=7, incarnation=9, durable_end=20))]
+    assert machine.synced(20, 0.0) == [Report(1, Persisted(epoch=7, incarnation=9, durable_end=20, partition_epoch=5))]
 
 
 def test_nothing_is_fetched_before_what_was_found_is_synced() -> None:
@@ -253,7 +255,7 @@ def test_what_an_earlier_dial_brings_is_not_heeded() -> None:
 def test_a_slice_of_the_same_epoch_restarts_nothing() -> None:
     machine = follower()
     fetching(machine)
-    assert machine.slice_changed(part(partition_epoch=9, isr=[1], applied=99), 1.0) == []
+    assert machine.slice_changed(part(partition_epoch=9, applied=99), 1.0) == []
     assert machine.slice_changed(part(6, applied=100), 1.0) == []
     assert machine.slice.leader_epoch == 7
     moved = part(peers={1: Peer(host="b", port=9001, broker_epoch=100, eligible=True)}, applied=101)
@@ -270,21 +272,47 @@ def test_without_another_leader_nobody_is_dialled(leader: int) -> None:
     assert machine.deadline is None
 
 
-def test_it_dials_again_after_ever_longer_pauses() -> None:
-    machine = follower()
-    machine.start(0.0)
-    now, pauses = 0.0, []
-    for dial in range(1, 12):
-        machine.disconnected(dial, now)
+def pauses(machine: ReplicaMachine, count: int, *, host_gone: bool) -> list[float]:
+    now, found = 0.0, []
+    for _ in range(count):
+        machine.disconnected(machine.dial, now, host_gone=host_gone)
         assert machine.deadline is not None
-        pauses.append(machine.deadline - now)
+        found.append(machine.deadline - now)
         now = machine.deadline
         assert [type(effect) for effect in machine.tick(now)] == [Dial]
-    assert pauses[0] < 0.02 and pauses[1] > pauses[0] and pauses[-1] == pytest.approx(REDIAL_MAX_S)
-    machine.connected(12, now)
-    machine.answered(12, answer(), 0, now)
-    machine.disconnected(12, now)
-    assert machine.deadline is not None and machine.deadline - now < 0.02
+    return found
+
+
+def test_a_leader_that_should_come_up_is_dialled_often_for_a_second_and_then_ever_more_rarely() -> None:
+    machine = follower()
+    machine.start(0.0)
+    found = pauses(machine, 80, host_gone=False)
+    soon = [pause for pause in found if pause < REDIAL_S * 1.01]
+    assert 1.0 <= sum(soon) < 1.1 and found[: len(soon)] == pytest.approx(soon)
+    assert found[-1] == pytest.approx(REDIAL_MAX_S)
+    machine.connected(machine.dial, 100.0)
+    machine.answered(machine.dial, answer(), 0, 100.0)
+    machine.disconnected(machine.dial, 100.0)
+    assert machine.deadline == pytest.approx(100.0 + REDIAL_S)
+
+
+def test_a_host_that_is_gone_is_dialled_ever_more_rarely_from_the_start() -> None:
+    machine = follower()
+    machine.start(0.0)
+    found = pauses(machine, 10, host_gone=True)
+    assert found[:3] == pytest.approx([REDIAL_S, 2 * REDIAL_S, 4 * REDIAL_S]) and found[-1] == REDIAL_MAX_S
+    machine.slice_changed(part(8, leader=3), 9.0)
+    machine.disconnected(machine.dial, 9.0)
+    assert machine.deadline == pytest.approx(9.0 + REDIAL_S)
+
+
+def test_a_replica_out_of_the_isr_says_at_once_that_it_has_heard_of_it() -> None:
+    machine = follower()
+    fetching(machine)
+    assert machine.slice_changed(part(partition_epoch=6, isr=[1], applied=99), 1.0) == [
+        Report(1, Persisted(epoch=7, incarnation=9, durable_end=0, partition_epoch=6))
+    ]
+    assert machine.slice_changed(part(partition_epoch=7, isr=[1, 2], applied=100), 1.0) == []
 
 
 @pytest.mark.parametrize("code", [74, 75, 77, 9, 6])
@@ -358,7 +386,7 @@ def test_a_topic_that_begins_to_sync_says_less_until_it_has() -> None:
     machine.answered(1, answer(), 500, 0.0)
     (fetch,) = only(machine.written(20, 0.0), Fetch)
     assert fetch.message.durable_end == 0
-    assert Report(1, Persisted(epoch=7, incarnation=9, durable_end=20)) in machine.synced(20, 0.0)
+    assert Report(1, Persisted(epoch=7, incarnation=9, durable_end=20, partition_epoch=5)) in machine.synced(20, 0.0)
 
 
 # Both machines ------------------------------------------------------------------------------------------------------
