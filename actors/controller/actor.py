@@ -30,11 +30,12 @@ from ..runtime import ActorBase, Shell
 from ..stream import Frame
 from . import machine
 from .entries import pack_records, pack_snapshot
-from .events import Acts, Ask, Asks, Compacted, Event, Learned, NotRelayed, Question, Relay, Relayed
+from .events import Acts, Ask, Asks, Compacted, Event, HostSeen, Learned, NotRelayed, Question, Relay, Relayed
 from .machine import ControllerMachine
 from .member import Member, Surroundings
 from .observing import Observing
 from .peers import Dial, NotReached, Peers
+from .probing import Probing
 from .raft.messages import Elapsed, LeaderGone, Resign, Told
 from .raft.state import Settings
 from .storage import VoterStorage, is_full
@@ -60,6 +61,7 @@ class ControllerShell(Shell):
     """
 
     listener: LaneListener | None = None
+    stopping = False
 
     async def start(self) -> None:
         """Recover what this voter stored, take part in the quorum, listen."""
@@ -76,8 +78,12 @@ class ControllerShell(Shell):
         self.subscribers = Subscribers(
             lambda: self.member.image.records(), lambda: self.member.applied, lambda: self.member.decides
         )
-        dial = self._dial()
-        self.peers = Peers(self.loop, dial, self._addresses, lambda node: self._post(LeaderGone(node)))
+        dial = self._dial("controller")
+        self.peers = Peers(self.loop, dial, self._addresses, self._broken)
+        # No actor has this name: a host that answers so has answered.
+        self.probing = Probing(
+            self.loop, self._dial("probe"), self._addresses, lambda node: self._post(HostSeen(node, running=False))
+        )
         self.observing = Observing(
             self.loop,
             dial,
@@ -102,11 +108,13 @@ class ControllerShell(Shell):
     async def stop(self) -> None:
         """Another one leads, nobody is served any more, the log is closed cleanly."""
         self._post(Resign())
+        self.stopping = True
         if self.listener is not None:
             self.listener.close()
         if self._timer is not None:
             self._timer.cancel()
         self.observing.want(False)
+        self.probing.close()
         self.peers.close()
         if self.storage is not None:
             self.storage.close()
@@ -136,14 +144,14 @@ class ControllerShell(Shell):
     def _new_storage(self) -> VoterStorage:
         return VoterStorage(Path(self.spec.data_dir), now_ms=_now_ms)
 
-    def _dial(self) -> Dial:
+    def _dial(self, target: str) -> Dial:
         secret = load_secret(self.config) if self.config.cluster.voters else b""
 
         async def dial(
             host: str, port: int, *, on_message: OnMessage | None = None, on_closed: OnClosed | None = None
         ) -> Lane:
             return await dial_host(
-                self.loop, host, port, "controller", secret=secret, on_message=on_message, on_closed=on_closed
+                self.loop, host, port, target, secret=secret, on_message=on_message, on_closed=on_closed
             )
 
         return dial
@@ -320,11 +328,20 @@ class ControllerShell(Shell):
     def _on_lane(self, lane: Lane) -> None:
         lane.on_message = self._on_message
         lane.on_closed = self._on_closed
+        if lane.peer is not None and lane.peer.kind == "controller":
+            self._post(HostSeen(lane.peer.node, running=True))
 
     def _on_closed(self, lane: Lane, reason: str) -> None:
         self.subscribers.gone(lane)
         if lane.peer is not None and lane.peer.kind == "controller":
-            self._post(LeaderGone(lane.peer.node))
+            self._broken(lane.peer.node)
+
+    def _broken(self, node: int) -> None:
+        """A lane to or from this node's Controller has closed."""
+        if self.stopping:
+            return
+        self._post(LeaderGone(node))
+        self.probing.broken(node)
 
     def _on_message(self, lane: Lane, request: int, message: AnyMessage, frame: Frame) -> None:
         assert lane.peer is not None

@@ -53,7 +53,14 @@ class Compacted(msgspec.Struct, frozen=True):
     snapshot: Snapshot
 
 
-Event = Told | Elapsed | Resign | LeaderGone | Asks | Relayed | NotRelayed | Learned | Compacted
+class HostSeen(msgspec.Struct, frozen=True, gc=False):
+    """Whether this node runs, as its host has just shown."""
+
+    node: int
+    running: bool
+
+
+Event = Told | Elapsed | Resign | LeaderGone | Asks | Relayed | NotRelayed | Learned | Compacted | HostSeen
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -142,6 +142,10 @@ class ControllerMachine:
         self.image = image
         self.next_offset = next_offset
 
+    def gone(self, node: int) -> None:
+        """This node surely does not run: its session is over. A heartbeat would prove the contrary."""
+        self._sessions.gone(node)
+
     def deadline(self, now: float) -> float:
         """When ``tick`` is due, at the latest."""
         due = self._sessions.deadline(self._watched(), now)

@@ -43,6 +43,7 @@ from .events import (
     Asks,
     Compacted,
     Event,
+    HostSeen,
     Learned,
     NotRelayed,
     Relay,
@@ -72,6 +73,8 @@ DECIDED_AT_ONCE = 1_000
 ASKED_MAX = 5_000
 # How long a request waits for somebody who leads, and how long after a first refusal it is tried again.
 LEADERLESS_S, AGAIN_S = 5.0, 0.05
+# How long the word counts that a node does not run, for whoever is elected meanwhile.
+GONE_KEPT_S = 3.0
 # An entry travels in one message, whose length is bounded.
 ENTRY_BYTES_MAX = 8 * 1024 * 1024
 NOWHERE = float("inf")
@@ -134,6 +137,8 @@ class Member:
         self._pending: deque[_Pending] = deque()
         self._reads: list[_Waiting] = []
         self._change: _Change | None = None
+        # Nodes that were found not to run, and when.
+        self._gone: dict[int, float] = {}
         self._since_snapshot = 0
         self._snapshot_before = 0
 
@@ -207,6 +212,8 @@ class Member:
                 self._learn(event.committed, acts)
             case Compacted():
                 self._compact(event.snapshot, now, acts)
+            case HostSeen():
+                self._see(event.node, event.running, now)
             case _:
                 if self.raft is not None:
                     self._run(event, now, acts)
@@ -263,6 +270,15 @@ class Member:
             self.image.apply_all(commit.records)
             self.applied = commit.next_offset
             acts.publish.append(commit)
+
+    def _see(self, node: int, running: bool, now: float) -> None:
+        """A node that does not run is fenced by whoever leads, now or within a moment."""
+        if running:
+            self._gone.pop(node, None)
+        else:
+            self._gone[node] = now
+            if self._machine is not None:
+                self._machine.gone(node)
 
     # Being asked -----------------------------------------------------------------------------------------------------
 
@@ -336,6 +352,9 @@ class Member:
         self._term = raft.term
         machine.next_offset = raft.log.end
         machine.lead(now)
+        for node, seen in self._gone.items():
+            if now - seen < GONE_KEPT_S:
+                machine.gone(node)
         founding = machine.found(self._around.cluster_id())
         if founding:
             self._run(Propose([Proposal(len(founding), self._around.pack(founding))]), now, acts)

@@ -19,16 +19,23 @@ class Sessions:
     def __init__(self, session_s: float) -> None:
         self.session_s = session_s
         self._heard: dict[int, float] = {}
+        self._gone: set[int] = set()
         self._looked: float | None = None
 
     def begin(self, nodes: Iterable[int], now: float) -> None:
         """Leadership begins: everybody has a whole session."""
         self._heard = dict.fromkeys(nodes, now)
+        self._gone.clear()
         self._looked = now
 
     def heard(self, node: int, now: float) -> None:
         """A heartbeat, or a registration."""
         self._heard[node] = max(now, self._heard.get(node, now))
+        self._gone.discard(node)
+
+    def gone(self, node: int) -> None:
+        """Its host says that it does not run: there is nothing to wait for."""
+        self._gone.add(node)
 
     def alive(self, node: int, now: float) -> bool:
         """Whether this node was heard of within a session."""
@@ -38,16 +45,20 @@ class Sessions:
     def lapsed(self, nodes: Collection[int], now: float) -> list[int]:
         """Which of these have gone; to be asked at every ``deadline``."""
         self._forgive(now)
-        silent = {node: now - self._heard.setdefault(node, now) for node in nodes}
+        gone = [node for node in nodes if node in self._gone]
+        silent = {node: now - self._heard.setdefault(node, now) for node in nodes if node not in self._gone}
         due = [node for node, silence in silent.items() if silence >= self.session_s]
         # The others have lost several heartbeats, too, though not all to the very moment.
         together = sum(silence >= self.session_s / 2 for silence in silent.values())
         if due and together >= 2 and together > MANY * len(silent):
             due = [node for node in due if silent[node] >= 2 * self.session_s]
-        return due
+        return gone + due
 
     def deadline(self, nodes: Iterable[int], now: float) -> float:
         """When to look again, at the latest."""
+        nodes = list(nodes)
+        if not self._gone.isdisjoint(nodes):
+            return now
         look = (now if self._looked is None else self._looked) + self.session_s / 4
         for node in nodes:
             heard = self._heard.get(node, now)

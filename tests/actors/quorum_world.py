@@ -163,7 +163,9 @@ class Host:
         assert shell.listener is not None
         shell.listener.close()
         shell.peers.close()
+        shell.stopping = True
         shell.observing.want(False)
+        shell.probing.close()
         if shell._timer is not None:
             shell._timer.cancel()
         if shell.storage is not None:
@@ -186,7 +188,7 @@ class Host:
         follower.subscribe()
         return follower
 
-    async def register(self, follower: Follower) -> m.NodeRegistered:
+    async def register(self, follower: Follower, boot_id: str = "") -> m.NodeRegistered:
         answer = await follower.ask(
             m.RegisterNode(
                 node=self.node,
@@ -197,6 +199,7 @@ class Host:
                 cluster_host=self.address[0],
                 cluster_port=self.address[1],
                 features=SUPPORTED,
+                boot_id=boot_id,
             )
         )
         assert isinstance(answer, m.NodeRegistered)

@@ -267,6 +267,35 @@ def test_an_observer_follows_serves_and_relays(tmp_path: Path, monkeypatch: pyte
     run(test)
 
 
+def test_a_node_whose_port_refuses_is_fenced_well_before_its_session_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with quorum(tmp_path, monkeypatch) as world:
+            followers = {host.node: await host.follow() for host in world.hosts.values()}
+            for host in world.hosts.values():
+                answer = await host.register(followers[host.node], boot_id="b")
+                beat = m.Heartbeat(node=host.node, broker_epoch=answer.broker_epoch, applied=answer.committed)
+                assert await followers[host.node].ask(beat) == m.HeartbeatAnswered(fenced=False)
+            dead = await world.leader()
+            alive, other = world.others(dead)
+            image = followers[alive.node].image
+            await until(lambda: not image.fenced)
+            # A controller alone dies, and comes back: its host still answers.
+            other.kill()
+            await asyncio.sleep(0.5)
+            await other.start()
+            # A whole host dies, with the controller that leads.
+            assert dead.port is not None
+            dead.kill()
+            dead.port.close()
+            dead.socket.close()
+            await until(lambda: followers[alive.node].image.fenced, what="fenced")
+            assert followers[alive.node].image.fenced == {dead.node}
+
+    run(test)
+
+
 def test_a_voter_is_added_and_another_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         async with quorum(tmp_path, monkeypatch, voters=3, hosts=4) as world:
