@@ -60,6 +60,13 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     message: Message
 
 
+class Refuse(msgspec.Struct, frozen=True, gc=False):
+    """Reply to this mail, which is not appended."""
+
+    mail: Mail
+    message: Refused
+
+
 class Notify(msgspec.Struct, frozen=True, gc=False):
     """Reply to this ticket with ``state()`` as it is when the effect is carried out."""
 
@@ -101,7 +108,7 @@ class Resigned(msgspec.Struct, frozen=True, gc=False):
     """Another epoch has begun: all that waited is refused, and nothing will be appended here any more."""
 
 
-Effect = Write | Sync | Commit | Answer | Notify | SendLog | Tell | Drop | ProposeIsr | Resigned
+Effect = Write | Sync | Commit | Answer | Refuse | Notify | SendLog | Tell | Drop | ProposeIsr | Resigned
 
 
 def refusal(error: KafkaError, epoch: int = -1) -> Refused:

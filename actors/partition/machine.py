@@ -39,7 +39,7 @@ from logeion.wire.errors import (
 )
 
 from ..messages import Advanced, Appended, Slice, WriterOpened
-from .effects import Answer, Commit, Effect, Mail, Notify, Resigned, Sync, Ticket, Write, Written, refusal
+from .effects import Answer, Commit, Effect, Mail, Notify, Refuse, Resigned, Sync, Ticket, Write, Written, refusal
 from .replication import CHECK_S, SLEPT_S, Replication
 
 ACKS_ALL, ACKS_NONE, ACKS_LEADER = -1, 0, 1
@@ -125,7 +125,7 @@ class Machine(Replication):
             if error is None:
                 accepted.append(item)
             else:
-                effects.append(Answer(item.ticket, refusal(error, self.epoch)))
+                effects.append(Refuse(item, refusal(error, self.epoch)))
         if accepted:
             effects.append(Write(accepted))
         return effects

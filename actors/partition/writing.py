@@ -5,6 +5,7 @@ One pass takes all that waits: one write, one sync, one step of the watermark, t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -12,20 +13,22 @@ from typing import Protocol
 import msgspec
 
 from logeion.log.log import AppendInfo, Log
-from logeion.wire.batch import BatchHeader, check_produced
+from logeion.wire.batch import BatchHeader, check_produced, read_header
 from logeion.wire.errors import (
     CorruptMessageError,
     InvalidTxnStateError,
     KafkaError,
     KafkaStorageError,
     LogeionError,
+    NotEnoughReplicasError,
     StorageError,
 )
 
 from ..messages import Message
 from ..stream import Frame
-from .effects import Answer, Commit, Effect, Mail, Notify, Sync, Ticket, Write, Written
+from .effects import Answer, Commit, Effect, Mail, Notify, Refuse, Sync, Ticket, Write, Written
 from .machine import Machine
+from .refusals import Refusals
 
 # Disk conditions that pass: the batch is refused with a retriable error, and the partition lives.
 FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
@@ -68,6 +71,7 @@ class Writer:
         self._fatal = fatal
         self._now_ms = now_ms
         self._new_batches = self._new_bytes = 0
+        self._refusals = Refusals()
 
     def run(self, effects: Sequence[Effect]) -> None:
         """Do these, and what follows from them, in order."""
@@ -82,12 +86,23 @@ class Writer:
             elif kind is Notify:
                 segment, position = self.log.watermark_position()
                 self._answer(effect.ticket, self.machine.state(segment, position))  # type: ignore[union-attr]
+            elif kind is Refuse:
+                self._refuse(effect)  # type: ignore[arg-type]
             elif kind is Sync:
                 batches, size = self._new_batches, self._new_bytes
                 self._new_batches = self._new_bytes = 0
                 self.syncer.sync(batches, size)
             else:
                 self._other(effect)
+
+    def _refuse(self, effect: Refuse) -> None:
+        batch = effect.mail.batch
+        assert isinstance(batch, Batch)
+        if effect.message.code == NotEnoughReplicasError.code:
+            with contextlib.suppress(CorruptMessageError):
+                self._refusals.note(read_header(batch.frame.view))
+        batch.frame.release()
+        self._answer(effect.mail.ticket, effect.message)
 
     def _write(self, mail: list[Mail]) -> None:
         log = self.log
@@ -103,6 +118,10 @@ class Writer:
                 header = check_produced(view, limit)
                 if header.is_transactional:
                     raise InvalidTxnStateError("transactions are not served")
+                if self._refusals:
+                    objection = self._refusals.objection(header)
+                    if objection is not None:
+                        raise objection
             except KafkaError as error:
                 results.append(error)
                 continue

@@ -26,6 +26,7 @@ from logeion.actors.partition.effects import (
     Effect,
     Mail,
     ProposeIsr,
+    Refuse,
     Resigned,
     SendLog,
     Sync,
@@ -138,7 +139,7 @@ def only(effects: Sequence[Effect], kind: Callable[..., E]) -> list[E]:
 
 
 def answers(effects: Sequence[Effect]) -> dict[object, int]:
-    found: dict[object, int] = {}
+    found: dict[object, int] = {effect.mail.ticket: -effect.message.code for effect in only(effects, Refuse)}
     for effect in only(effects, Answer):
         assert isinstance(effect.message, Appended | Refused)
         found[effect.ticket] = (

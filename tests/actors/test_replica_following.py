@@ -77,6 +77,25 @@ async def test_with_too_few_in_sync_acks_all_is_refused_until_one_is_back(world:
 
 
 @running
+async def test_who_was_refused_for_want_of_replicas_does_not_go_on_behind_the_gap(world: World) -> None:
+    world.configs["min.insync.replicas"] = "2"
+    await world.lead(1, isr=[1])
+
+    def numbered(sequence: int) -> bytes:
+        return batch(b"%d" % sequence, producer=5, sequence=sequence)
+
+    with pytest.raises(RefusedError):
+        await world.append(numbered(0))
+    world.follow(3)
+    await until(lambda: world.isr == [1, 3])
+    # It was on its way already, behind the one that was refused.
+    with pytest.raises(RefusedError) as refused:
+        await world.append(numbered(1))
+    assert refused.value.code == 19
+    assert await world.append(numbered(0), numbered(1), numbered(2)) == [0, 1, 2]
+
+
+@running
 async def test_an_idle_follower_hears_of_the_watermark(world: World) -> None:
     await world.lead(1, isr=[1])
     follower = world.follow(2)
