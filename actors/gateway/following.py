@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 
@@ -32,6 +33,8 @@ class Following:
         self._lanes: dict[Key, Lane] = {}
         self._keys: dict[Lane, Key] = {}
         self._dialling: dict[Key, asyncio.Task[None]] = {}
+        # Set when Node says that the leader which is being dialled serves now: no need to sleep on.
+        self._news: dict[Key, asyncio.Event] = {}
         self._controller_gone = asyncio.Event()
         self._controller_task: asyncio.Task[None] | None = None
         self._closed = False
@@ -107,6 +110,8 @@ class Following:
         if isinstance(message, PartitionRunning):
             key = (message.topic_id, message.partition)
             self._running[key] = max(message.epoch, self._running.get(key, -1))
+            if key in self._news:
+                self._news[key].set()
             self._dial(key)
         elif isinstance(message, PartitionStopped):
             key = (message.topic_id, message.partition)
@@ -132,6 +137,7 @@ class Following:
         """Dial until the leader that Node named answers, or Node says that it stopped."""
         retry_s = FIRST_RETRY_S
         path = socket_path(self._run_dir, f"partition-{key[0]}-{key[1]}")
+        news = self._news[key] = asyncio.Event()
         try:
             while key in self._running:
                 try:
@@ -142,10 +148,12 @@ class Following:
                     lane = None
                 if lane is not None and self._opened(key, lane):
                     return
-                await asyncio.sleep(retry_s)
-                retry_s = min(2 * retry_s, LAST_RETRY_S)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), retry_s)
+                retry_s = FIRST_RETRY_S if news.is_set() else min(2 * retry_s, LAST_RETRY_S)
+                news.clear()
         finally:
-            del self._dialling[key]
+            del self._dialling[key], self._news[key]
 
     def _opened(self, key: Key, lane: Lane) -> bool:
         peer = lane.peer

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Between two attempts to dial: the new leader starts within tens of milliseconds.
-FIRST_RETRY_S, LAST_RETRY_S = 0.01, 0.1
+FIRST_RETRY_S, LAST_RETRY_S = 0.01, 0.05
 
 
 class Forward:

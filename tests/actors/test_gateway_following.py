@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from logeion.actors.config import Config
+from logeion.actors.gateway import following as following_module
 from logeion.actors.gateway.asking import Deadline
 from logeion.actors.gateway.following import Following
 from logeion.actors.gateway.state import Gateway
@@ -72,6 +73,31 @@ def test_a_new_leader_that_node_names_before_the_old_ones_lane_is_gone_is_dialle
         gateway.close()
 
     asyncio.run(run())
+
+
+def test_a_leader_that_node_says_serves_is_dialled_at_once_however_long_the_retries_have_become(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following_module, "FIRST_RETRY_S", 30.0)
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        gateway = Gateway(node=1, config=Config(), data_dir=tmp_path, loop=loop)
+        gateway.apply(0, len(RECORDS), RECORDS, False)
+        following = Following(gateway, tmp_path)
+        following.node_said(PartitionRunning(topic_id=ORDERS, partition=0, epoch=3))
+        await asyncio.sleep(0.02)
+        assert not gateway.running(ORDERS, 0), "nobody listens yet"
+        introduce(leader(4))
+        listener = LaneListener(loop, socket_path(tmp_path, f"partition-{ORDERS}-0"), lambda lane: None)
+        following.node_said(PartitionRunning(topic_id=ORDERS, partition=0, epoch=4))
+        while not gateway.running(ORDERS, 0):
+            await asyncio.sleep(0.002)
+        following.close()
+        listener.close()
+        gateway.close()
+
+    asyncio.run(asyncio.wait_for(run(), 10))
 
 
 class Silent:
