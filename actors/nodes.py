@@ -287,8 +287,7 @@ class _Parent:
                 if descriptor == self._wake_in:
                     _drained(self._wake_in)
                 elif descriptor == self._tie:
-                    self._tie = None
-                    self._stop_signals += 1
+                    self._hear_owner(descriptor)
                 elif descriptor in by_descriptor:
                     self._hear(by_descriptor[descriptor])
             cause = self._collect()
@@ -296,6 +295,16 @@ class _Parent:
                 return cause
             self._start_due()
         return ""
+
+    def _hear_owner(self, tie: int) -> None:
+        """Who holds the other end is gone, or says which nodes are to be started again: a byte each."""
+        numbers = os.read(tie, 256)
+        if not numbers:
+            self._tie = None
+            self._stop_signals += 1
+        for child in self._children:
+            if child.number in numbers and not child.pid:
+                child.due = time.monotonic()
 
     def _pause_ms(self) -> int | None:
         due = [child.due for child in self._children if child.due]

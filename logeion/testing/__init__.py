@@ -1,4 +1,4 @@
-"""A real broker for tests: pytest fixtures (see ``plugin``), and ``broker()`` for everybody else.
+"""A real broker for tests: pytest fixtures (see ``plugin``), and ``broker()`` and ``cluster()`` for everybody else.
 
     with logeion.testing.broker() as broker:
         my_program(broker.bootstrap)
@@ -13,6 +13,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .clusters import Actor as Actor
+    from .clusters import Cluster as Cluster
+    from .clusters import cluster as cluster
     from .faults import Fault as Fault
     from .faults import Faults as Faults
     from .kafka import Kafka as Kafka
@@ -23,9 +26,12 @@ if TYPE_CHECKING:
     from .running import broker as broker
 
 _HOMES = {
+    "Actor": "clusters",
     "Broker": "running",
     "BrokerError": "running",
     "broker": "running",
+    "Cluster": "clusters",
+    "cluster": "clusters",
     "Fault": "faults",
     "Faults": "faults",
     "Kafka": "kafka",
@@ -33,7 +39,19 @@ _HOMES = {
     "TopicFactory": "plugin",
 }
 
-__all__ = ["Broker", "BrokerError", "Fault", "Faults", "Kafka", "Read", "TopicFactory", "broker"]
+__all__ = [
+    "Actor",
+    "Broker",
+    "BrokerError",
+    "Cluster",
+    "Fault",
+    "Faults",
+    "Kafka",
+    "Read",
+    "TopicFactory",
+    "broker",
+    "cluster",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -13,14 +13,27 @@ from logeion.wire.codec import RequestHeader, decode_request, decode_response, e
 from logeion.wire.fields import Struct
 
 PRODUCE, FETCH, METADATA, OFFSET_FETCH, FIND_COORDINATOR, DESCRIBE_LOG_DIRS = 0, 1, 3, 9, 10, 35
+LIST_REASSIGNMENTS = 46
 # An answer repeats what the request asked about, list by list, under other names in places.
-ASKED = ("topic_data", "topics", "topic_names", "resources", "groups", "groups_names", "group_ids", "coordinator_keys")
-ANSWERED = ("responses", "topics", "results", "groups", "coordinators")
+ASKED = (
+    "topic_data",
+    "topics",
+    "topic_names",
+    "resources",
+    "groups",
+    "groups_names",
+    "group_ids",
+    "coordinator_keys",
+    "topic_partitions",
+)
+ANSWERED = ("responses", "topics", "results", "groups", "coordinators", "replica_election_results")
 ASKED_PARTS = ("partition_data", "partitions", "partition_indexes")
-ANSWERED_PARTS = ("partition_responses", "partitions")
-# What names an entry, in both; a partition's number has three names.
+ANSWERED_PARTS = ("partition_responses", "partitions", "partition_result")
+# What names an entry, in both; a partition's number has four names.
 NAMES = ("name", "topic", "topic_id", "resource_type", "resource_name", "group_id", "key", "member_id")
-NUMBERS = ("index", "partition", "partition_index")
+NUMBERS = ("index", "partition", "partition_index", "partition_id")
+# Here the error of the whole answer counts, even if something is named in it.
+WHOLE = (OFFSET_FETCH, FIND_COORDINATOR, LIST_REASSIGNMENTS)
 # Errors about a fetch session as a whole: FETCH_SESSION_ID_NOT_FOUND, INVALID_FETCH_SESSION_EPOCH, …TOPIC_ID_ERROR.
 SESSION_ERRORS = (70, 71, 106)
 
@@ -70,7 +83,7 @@ def _answer(header: RequestHeader, request: Struct, code: int) -> Struct | None:
             target = (same or targets)[0]
             values[target] = [_entry(one, _element(api.response, target), code) for one in asked]
             named = True
-    if "error_code" in api.response.__struct_fields__ and (not named or api.key in (OFFSET_FETCH, FIND_COORDINATOR)):
+    if "error_code" in api.response.__struct_fields__ and (not named or api.key in WHOLE):
         values["error_code"] = code
     if api.key == FIND_COORDINATOR:
         values |= _NOBODY

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pytest
 
@@ -14,14 +15,21 @@ if TYPE_CHECKING:
     from logeion import Client
     from logeion.aio import Client as AsyncClient
 
+    from .clusters import Cluster
     from .faults import Faults
     from .kafka import Kafka
-    from .running import Broker
+    from .running import Broker, Running
 
 BOOTSTRAP = "KAFKA_BOOTSTRAP"
-OURS = {"logeion_broker", "kafka_bootstrap", "logeion_topic", "faults", "logeion_client", "logeion_aclient"}
-RUNNING: pytest.StashKey[Broker] = pytest.StashKey()
-LOG_AT: pytest.StashKey[int] = pytest.StashKey()
+BROKER, CLUSTER = "logeion_broker", "logeion_cluster"
+# Fixtures of the broker, or of the cluster where a test uses that.
+EITHER = {"logeion_topic", "logeion_client", "logeion_aclient"}
+OF_BROKER = {BROKER, "kafka_bootstrap", "faults"}
+RUNNING: pytest.StashKey[dict[str, Running]] = pytest.StashKey()
+LOG_AT: pytest.StashKey[dict[str, int]] = pytest.StashKey()
+
+
+R = TypeVar("R", bound="Running")
 
 
 class TopicFactory(Protocol):
@@ -42,7 +50,7 @@ class TopicFactory(Protocol):
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(
         "logeion_settings",
-        "settings of the broker of logeion_broker, one section.key = value a line",
+        "settings of logeion_broker and logeion_cluster, one section.key = value a line",
         type="linelist",
         default=[],
     )
@@ -61,20 +69,40 @@ def logeion_broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     """A running broker, one a session (and one a worker of pytest-xdist)."""
     from .running import Broker
 
+    with _running(request, BROKER, Broker(tmp_path_factory.mktemp("logeion"), _settings(request.config))) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def logeion_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three running nodes, one such cluster a session (and a worker); healed after each test that did it harm."""
+    from .clusters import Cluster
+
+    cluster = Cluster(tmp_path_factory.mktemp("logeion-cluster"), _settings(request.config))
+    with _running(request, CLUSTER, cluster):
+        yield cluster
+
+
+@contextlib.contextmanager
+def _running(request: pytest.FixtureRequest, name: str, running: R) -> Iterator[R]:
+    running.start()
+    known = request.config.stash.setdefault(RUNNING, {})
+    known[name] = running
+    try:
+        yield running
+    finally:
+        del known[name]
+        running.stop()
+
+
+def _settings(config: pytest.Config) -> dict[str, str]:
     settings = {}
-    for line in request.config.getini("logeion_settings"):
+    for line in config.getini("logeion_settings"):
         name, equals, value = line.partition("=")
         if not equals:
             raise pytest.UsageError(f"logeion_settings: {line!r} is no section.key = value")
         settings[name.strip()] = value.strip()
-    broker = Broker(tmp_path_factory.mktemp("logeion"), settings)
-    broker.start()
-    request.config.stash[RUNNING] = broker
-    try:
-        yield broker
-    finally:
-        del request.config.stash[RUNNING]
-        broker.stop()
+    return settings
 
 
 @pytest.fixture(scope="session")
@@ -100,8 +128,16 @@ def kafka_bootstrap(_logeion_kafka: Kafka) -> str:
 
 
 @pytest.fixture
-def logeion_topic(_logeion_kafka: Kafka) -> Iterator[TopicFactory]:
-    """Makes topics of unique names, which are deleted after the test."""
+def _logeion_of_test(request: pytest.FixtureRequest) -> Kafka:
+    """The cluster if the test uses it, else ``_logeion_kafka``."""
+    found: Kafka = request.getfixturevalue(CLUSTER if CLUSTER in request.fixturenames else "_logeion_kafka")
+    return found
+
+
+@pytest.fixture
+def logeion_topic(_logeion_of_test: Kafka) -> Iterator[TopicFactory]:
+    """Makes topics of unique names, which are deleted after the test: in the cluster if the test uses it."""
+    kafka = _logeion_of_test
     made = []
 
     def make(
@@ -111,13 +147,13 @@ def logeion_topic(_logeion_kafka: Kafka) -> Iterator[TopicFactory]:
         name: str = "",
         replication_factor: int = -1,
     ) -> str:
-        topic = _logeion_kafka.topic(partitions, configs=configs, name=name, replication_factor=replication_factor)
+        topic = kafka.topic(partitions, configs=configs, name=name, replication_factor=replication_factor)
         made.append(topic)
         return topic
 
     yield make
     if made:
-        _logeion_kafka.delete_topics(made)
+        kafka.delete_topics(made)
 
 
 @pytest.fixture
@@ -131,11 +167,11 @@ def faults(logeion_broker: Broker) -> Iterator[Faults]:
 
 
 @pytest.fixture
-def logeion_client(kafka_bootstrap: str) -> Iterator[Client]:
-    """A connected client of ``logeion``."""
+def logeion_client(_logeion_of_test: Kafka) -> Iterator[Client]:
+    """A connected client of ``logeion``: of the cluster if the test uses it."""
     import logeion
 
-    with logeion.connect(kafka_bootstrap) as client:
+    with logeion.connect(_logeion_of_test.bootstrap) as client:
         yield client
 
 
@@ -151,11 +187,11 @@ def _aclient_by(fixture: Callable[..., Any]) -> object:
 
     class Holder:
         @fixture
-        async def logeion_aclient(self, kafka_bootstrap: str) -> AsyncIterator[AsyncClient]:
+        async def logeion_aclient(self, _logeion_of_test: Kafka) -> AsyncIterator[AsyncClient]:
             """A connected client of ``logeion.aio``, in the event loop of the test."""
             from logeion import aio
 
-            async with aio.connect(kafka_bootstrap) as client:
+            async with aio.connect(_logeion_of_test.bootstrap) as client:
                 yield client
 
     return Holder()
@@ -163,26 +199,36 @@ def _aclient_by(fixture: Callable[..., Any]) -> object:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Remember how long the broker's log is: a report shows what this test added."""
-    broker = item.config.stash.get(RUNNING, None)
-    if broker is not None and broker.log.exists():
-        item.stash[LOG_AT] = broker.log.stat().st_size
+    """Remember how long the logs are: a report shows what this test added."""
+    running = item.config.stash.get(RUNNING, {})
+    item.stash[LOG_AT] = {name: one.log.stat().st_size for name, one in running.items() if one.log.exists()}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """The cluster is whole again before topics are deleted and the next test begins."""
+    try:
+        cluster = item.config.stash.get(RUNNING, {}).get(CLUSTER)
+        if cluster is not None:
+            cluster.heal()
+    finally:
+        yield
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Attach to a failure what the broker knows about it."""
+    """Attach to a failure what the broker or the cluster knows about it."""
     report = yield
-    broker = item.config.stash.get(RUNNING, None)
-    if (
-        report.failed
-        and call.when != "teardown"
-        and broker is not None
-        and OURS & set(getattr(item, "fixturenames", ()))
-    ):
-        from .reports import sections
+    running = item.config.stash.get(RUNNING, {})
+    if not report.failed or call.when == "teardown" or not running:
+        return report
+    used = set(getattr(item, "fixturenames", ()))
+    for name, one in running.items():
+        of_broker = used & OF_BROKER or (used & EITHER and CLUSTER not in used)
+        if name in used or (name == BROKER and of_broker):
+            from .reports import sections
 
-        report.sections += sections(broker, item.stash.get(LOG_AT, 0))
+            report.sections += sections(one, item.stash.get(LOG_AT, {}).get(name, 0))
     return report

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from .running import Broker
+from .running import Running
 
 RECORDS_SHOWN = 10
-COLUMNS = ("id", "kind", "pid", "epoch", "state", "restarts")
+COLUMNS = ("node", "id", "kind", "pid", "epoch", "state", "restarts")
 
 
-def sections(broker: Broker, log_at: int) -> list[tuple[str, str]]:
+def sections(broker: Running, log_at: int) -> list[tuple[str, str]]:
     """(title, text) of each; the log from byte ``log_at`` on. What cannot be had says why in its text."""
     return [
-        ("logeion broker log", broker.log_text(log_at) or "(nothing since the test began)"),
+        (f"logeion {broker.title} log", broker.log_text(log_at) or "(nothing since the test began)"),
         ("logeion topics", broker.dump(RECORDS_SHOWN)),
         ("logeion actors", _tree(broker)),
     ]
 
 
-def _tree(broker: Broker) -> str:
+def _tree(broker: Running) -> str:
     try:
         actors = broker.actors()
     except OSError as error:
         return f"(not to be had: {error})"
-    rows = [COLUMNS, *(tuple(_cell(actor.get(column)) for column in COLUMNS) for actor in actors)]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(COLUMNS))]
+    columns = [column for column in COLUMNS if any(column in actor for actor in actors)]
+    rows = [columns, *([_cell(actor.get(column)) for column in columns] for actor in actors)]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(columns))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )

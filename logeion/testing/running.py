@@ -31,11 +31,13 @@ class BrokerError(LogeionError):
     """The broker did not become ready; the message ends with its log."""
 
 
-class Broker(Kafka):
-    """One node with its data in ``folder``. ``settings`` are those of ``logeion config``: {"limits.idle_ms": "500"}.
+class Running(Kafka):
+    """``logeion up`` as a child process with its data in ``folder``; the root of what tests run.
 
-    ``bootstrap`` is where clients connect, and all that the broker advertises: the fault proxy stands there.
+    ``settings`` are those of ``logeion config``: {"limits.idle_ms": "500"}.
     """
+
+    title = "broker"
 
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         super().__init__("")
@@ -44,45 +46,12 @@ class Broker(Kafka):
         self._settings = dict(settings or {})
         self._ready = folder / "ready"
         self._up: subprocess.Popen[bytes] | None = None
-        self._proxy: subprocess.Popen[bytes] | None = None
         self._tie = -1
-        self._control: Control | None = None
         self.details: dict[str, Any] = {}
-
-    @property
-    def faults(self) -> Faults:
-        """Faults to set; ``clear`` them yourself where no fixture does."""
-        assert self._control is not None, "the broker is not running"
-        return Faults(self._control)
 
     def start(self) -> None:
         """Returns when clients can be served. Raises BrokerError."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.bootstrap = f"127.0.0.1:{listener.getsockname()[1]}"
-        ours, theirs = socket.socketpair()
-        tied, self._tie = os.pipe()
-        self._control = Control(ours)
-        try:
-            command = ["logeion", "up", "--port", "0", "--admin-port", "0", "--bind", "127.0.0.1"]
-            command += ["--advertise", self.bootstrap, "--data", str(self.folder / "data")]
-            command += ["--ready-file", str(self._ready), "--tied-to-fd", str(tied)]
-            self._up = self._spawn(command, tied)
-            self._proxy = self._spawn(
-                ["logeion.testing.proxy", str(listener.fileno()), str(theirs.fileno()), CLIENT_ID],
-                listener.fileno(),
-                theirs.fileno(),
-            )
-            address = self._await_ready(time.monotonic() + READY_S)
-            host, _, port = address.rpartition(":")
-            self._control.tell(do="target", host=host, port=int(port))
-        except BaseException:
-            self.stop()
-            raise
-        finally:
-            listener.close()
-            theirs.close()
-            os.close(tied)
+        raise NotImplementedError
 
     def stop(self) -> None:
         """Ends it, in order if that takes less than 5 s. Returns when all its processes are gone."""
@@ -92,18 +61,8 @@ class Broker(Kafka):
         if self._tie >= 0:
             os.close(self._tie)
             self._tie = -1
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        for process in (self._up, self._proxy):
-            if process is None:
-                continue
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._up = self._proxy = None
+        self._await_end(self._up)
+        self._up = None
 
     def log_text(self, since: int = 0) -> str:
         """What the broker wrote from this byte of its log on; of much, the end."""
@@ -117,19 +76,21 @@ class Broker(Kafka):
 
     def actors(self) -> list[dict[str, Any]]:
         """The actors as the admin HTTP tells: id, kind, pid, state, restarts, … Raises OSError."""
-        import http.client
+        raise NotImplementedError
 
-        host, _, port = str(self.details["nodes"][0]["admin"][0]).rpartition(":")
-        connection = http.client.HTTPConnection(host, int(port), timeout=5.0)
+    def heal(self) -> None:
+        """Undoes what a test did to the processes."""
+
+    def _launch(self, *arguments: str) -> None:
+        """``logeion up`` with these arguments and what every one gets."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tied, self._tie = os.pipe()
         try:
-            connection.request("GET", "/api/actors")
-            found = json.loads(connection.getresponse().read())
-        except (http.client.HTTPException, ValueError) as cause:
-            raise OSError(f"no answer from the admin HTTP: {cause}") from cause
+            command = ["logeion", "up", "--port", "0", "--admin-port", "0", "--bind", "127.0.0.1", *arguments]
+            command += ["--data", str(self.folder / "data"), "--ready-file", str(self._ready)]
+            self._up = self._spawn([*command, "--tied-to-fd", str(tied)], tied)
         finally:
-            connection.close()
-        actors: list[dict[str, Any]] = found if isinstance(found, list) else found["actors"]
-        return actors
+            os.close(tied)
 
     def _spawn(self, arguments: list[str], *inherited: int) -> subprocess.Popen[bytes]:
         environment = dict(os.environ) | PROFILE
@@ -147,24 +108,115 @@ class Broker(Kafka):
                 start_new_session=True,
             )
 
-    def _await_ready(self, deadline: float) -> str:
+    def _await_ready(self, deadline: float) -> None:
         assert self._up is not None
         while not self._ready.exists():
             if self._up.poll() is not None or time.monotonic() > deadline:
                 raise BrokerError(f"the broker did not become ready; its log:\n{self.log_text()}")
             time.sleep(POLL_S)
-        self.details = json.loads(self._ready.with_name("ready.json").read_text())
-        return self._ready.read_text().split()[0]
+        self.details = self._told()
+
+    def _told(self) -> dict[str, Any]:
+        """What the command says about its nodes now."""
+        details: dict[str, Any] = json.loads(self._ready.with_name("ready.json").read_text())
+        return details
+
+    def _await_end(self, process: subprocess.Popen[bytes] | None) -> None:
+        if process is None:
+            return
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class Broker(Running):
+    """One node. ``bootstrap`` is where clients connect, and all that the broker advertises: the fault proxy stands
+    there."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+        super().__init__(folder, settings)
+        self._proxy: subprocess.Popen[bytes] | None = None
+        self._control: Control | None = None
+
+    @property
+    def faults(self) -> Faults:
+        """Faults to set; ``clear`` them yourself where no fixture does."""
+        assert self._control is not None, "the broker is not running"
+        return Faults(self._control)
+
+    def start(self) -> None:
+        """Returns when clients can be served. Raises BrokerError."""
+        listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.bootstrap = f"127.0.0.1:{listener.getsockname()[1]}"
+        ours, theirs = socket.socketpair()
+        self._control = Control(ours)
+        try:
+            self._launch("--advertise", self.bootstrap)
+            self._proxy = self._spawn(
+                ["logeion.testing.proxy", str(listener.fileno()), str(theirs.fileno()), CLIENT_ID],
+                listener.fileno(),
+                theirs.fileno(),
+            )
+            self._await_ready(time.monotonic() + READY_S)
+            host, _, port = self._ready.read_text().split()[0].rpartition(":")
+            self._control.tell(do="target", host=host, port=int(port))
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            listener.close()
+            theirs.close()
+
+    def stop(self) -> None:
+        """Ends it, in order if that takes less than 5 s. Returns when all its processes are gone."""
+        super().stop()
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        self._await_end(self._proxy)
+        self._proxy = None
+
+    def actors(self) -> list[dict[str, Any]]:
+        """The actors as the admin HTTP tells: id, kind, pid, state, restarts, … Raises OSError."""
+        return actors_at(str(self.details["nodes"][0]["admin"][0]))
+
+
+def actors_at(admin: str, timeout_s: float = 5.0) -> list[dict[str, Any]]:
+    """The actors of the node with this admin HTTP. Raises OSError."""
+    import http.client
+
+    host, _, port = admin.rpartition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=timeout_s)
+    try:
+        connection.request("GET", "/api/actors")
+        found = json.loads(connection.getresponse().read())
+    except (http.client.HTTPException, ValueError) as cause:
+        raise OSError(f"no answer from the admin HTTP: {cause}") from cause
+    finally:
+        connection.close()
+    actors: list[dict[str, Any]] = found if isinstance(found, list) else found["actors"]
+    return actors
 
 
 @contextlib.contextmanager
 def broker(settings: Mapping[str, str] | None = None) -> Iterator[Broker]:
     """A running broker for unittest and scripts; its data is gone afterwards. Raises BrokerError."""
+    with temporary_folder() as folder:
+        running = Broker(folder, settings)
+        try:
+            running.start()
+            yield running
+        finally:
+            running.stop()
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Gone afterwards, whatever is in it."""
     folder = Path(tempfile.mkdtemp(prefix="logeion-"))
-    running = Broker(folder, settings)
     try:
-        running.start()
-        yield running
+        yield folder
     finally:
-        running.stop()
         shutil.rmtree(folder, ignore_errors=True)

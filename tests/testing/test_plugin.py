@@ -10,7 +10,16 @@ import pytest
 
 pytest_plugins = ["pytester"]
 
-HEAVY = ("asyncio", "msgspec", "logeion.client", "logeion.wire", "logeion.aio", "thespian", "starlette")
+HEAVY = (
+    "logeion.actors",
+    "asyncio",
+    "msgspec",
+    "logeion.client",
+    "logeion.wire",
+    "logeion.aio",
+    "thespian",
+    "starlette",
+)
 
 
 def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
@@ -45,7 +54,15 @@ def test_the_module_alone_loads_nothing_but_pytest() -> None:
 
 def test_fixtures_are_there_without_being_asked_for(pytester: pytest.Pytester) -> None:
     listed = run(pytester, "--fixtures").stdout.str()
-    for name in ("logeion_broker", "kafka_bootstrap", "logeion_topic", "faults", "logeion_client", "logeion_aclient"):
+    for name in (
+        "logeion_broker",
+        "logeion_cluster",
+        "kafka_bootstrap",
+        "logeion_topic",
+        "faults",
+        "logeion_client",
+        "logeion_aclient",
+    ):
         assert f"\n{name}" in listed, listed
 
 
@@ -137,7 +154,7 @@ def test_a_failure_brings_log_topics_and_actors(pytester: pytest.Pytester, worke
             "*starting partition/orders-0*",
             "orders:",
             "*0* @ 0 b'a key': b'a value to be seen'",
-            "partition/orders-0 *running*",
+            "*partition/orders-0 *running*",
         ]
     )
 
