@@ -16,6 +16,7 @@ import logging
 import os
 import socket
 import stat
+import time
 from pathlib import Path
 
 from logeion.wire.errors import ConfigError
@@ -35,6 +36,12 @@ USER_TIMEOUT_MS = 2_000
 KEEP_IDLE_S, KEEP_INTERVAL_S, KEEP_PROBES = 5, 1, 3
 # Connections that have not proved themselves yet, and those on their way to an actor that does not take them.
 STRANGERS_MAX, STRANGERS_PER_ADDRESS, PASSING_MAX = 1024, 512, 1024
+# How long a connection is kept for a leader that does not listen yet: followers come before it has started. Looked for
+# whenever a socket has appeared; names that are this fresh may hide others of the same tick of the clock.
+HOLD_S = 1.5
+LOOK_S = 0.005
+FRESH_NS = 20_000_000
+HELD = b"partition-"
 ACCEPTS = 64
 REST_S = 1.0
 COMPLAIN_S = 1.0
@@ -99,6 +106,10 @@ class HostPort:
         self._strangers: dict[_Arrival, None] = {}
         self._of_address: dict[str, dict[_Arrival, None]] = {}
         self._passing: set[_Arrival] = set()
+        # Those whose actor does not listen yet, and when they are refused.
+        self._waiting: dict[_Arrival, float] = {}
+        self._looking: asyncio.TimerHandle | None = None
+        self._looked_ns = 0
         self._complained = -COMPLAIN_S
         self._unsaid = 0
         for sock in sockets:
@@ -118,6 +129,8 @@ class HostPort:
                 sock.close()
         for arrival in [*self._strangers, *self._passing]:
             arrival.drop("")
+        if self._looking is not None:
+            self._looking.cancel()
 
     def _listen(self, sock: socket.socket) -> None:
         if sock.fileno() >= 0:
@@ -153,9 +166,36 @@ class HostPort:
         self._passing.add(arrival)
         return True
 
+    def hold(self, arrival: _Arrival) -> bool:
+        """Keep it until its actor listens, which is tried again by ``find``; False if that has been too long."""
+        now = self.loop.time()
+        if now >= self._waiting.setdefault(arrival, now + HOLD_S):
+            return False
+        if self._looking is None:
+            self._looked_ns = 0
+            self._looking = self.loop.call_later(LOOK_S, self._look)
+        return True
+
+    def found(self, arrival: _Arrival) -> None:
+        """Its actor listens."""
+        self._waiting.pop(arrival, None)
+
+    def _look(self) -> None:
+        self._looking = None
+        now = self.loop.time()
+        changed_ns = self.run_dir.stat().st_mtime_ns
+        new = changed_ns != self._looked_ns or time.time_ns() - changed_ns < FRESH_NS
+        self._looked_ns = changed_ns
+        for arrival, until in list(self._waiting.items()):
+            if new or now >= until:
+                arrival.find()
+        if self._waiting and self._looking is None:
+            self._looking = self.loop.call_later(LOOK_S, self._look)
+
     def forget(self, arrival: _Arrival) -> None:
         """It is gone, or another's."""
         self._passing.discard(arrival)
+        self._waiting.pop(arrival, None)
         if arrival in self._strangers:
             del self._strangers[arrival]
             mates = self._of_address[arrival.host]
@@ -225,18 +265,23 @@ class _Arrival:
             return
         self._owner.loop.remove_reader(self._sock.fileno())
         if self._owner.proved(self):
-            self._find()
+            self.find()
         else:
             self._refuse(handshake.BUSY, "too many connections wait for their actors")
 
-    def _find(self) -> None:
+    def find(self) -> None:
+        """Give it to its actor, now or as soon as that listens."""
         name = self._target.decode()
         try:
             self._inbox = connect_inbox(self._owner.run_dir / f"{name}.in")
         except OSError as error:
+            absent = error.errno in (errno.ENOENT, errno.ECONNREFUSED)
+            if absent and self._target.startswith(HELD) and self._owner.hold(self):
+                return
             cause = error.strerror if error.errno not in (errno.ENOENT, errno.ECONNREFUSED) else "it does not run"
             self._refuse(handshake.NOT_THERE, f"no {name} here: {cause}")
             return
+        self._owner.found(self)
         self._pass_on()
 
     def _pass_on(self) -> None:
