@@ -152,7 +152,9 @@ class StopActor(Message, frozen=True, kw_only=True):
 
 
 class ListActors(Message, frozen=True, kw_only=True):
-    """A fresh Node to Supervisor: whom do you have?"""
+    """Node to Supervisor: whom do you have? The answer carries the ``number``."""
+
+    number: int = 0
 
 
 class ActorEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -166,9 +168,13 @@ class ActorEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class ActorsListed(Message, frozen=True, kw_only=True):
-    """Supervisor to Node: all children that live, the fixed ones too, with the Supervisor itself first."""
+    """Supervisor to Node: all children that live, the fixed ones too, with the Supervisor itself first.
+
+    A list that was asked for (``number`` above 0) was made after all that Node had asked before.
+    """
 
     actors: list[ActorEntry]
+    number: int = 0
 
 
 class ActorStarted(Message, frozen=True, kw_only=True):

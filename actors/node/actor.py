@@ -107,6 +107,8 @@ class NodeShell(Shell):
         self._awaiting: list[tuple[Lane, int, int]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._ready = self._swept = False
+        # The nodes that are not fenced.
+        self._inside: set[int] = set()
         self._draining: dict[int, tuple[Lane, int]] = {}
         self._drains = count(1)
         self._http: asyncio.Task[None] | None = None
@@ -180,6 +182,8 @@ class NodeShell(Shell):
         for effect in self.machine.step(event, self.loop.time()):
             self._do(effect)
         self._arm()
+        if isinstance(event, m.Committed):
+            self._note_fencing()
         if self.machine.image.cluster_id not in ("", self.identity.cluster_id):
             self.identity = identity.joined(self.data_dir, self.identity, self.machine.image.cluster_id)
         if self.machine.caught_up and not self._swept:
@@ -190,6 +194,14 @@ class NodeShell(Shell):
             log.info("ready node=%d partitions=%d", self.spec.node, len(self.machine.locals))
         if self._awaiting:
             self._answer_ready()
+
+    def _note_fencing(self) -> None:
+        """Say who is let in and who is not any more; a registration begins fenced, and that is no news."""
+        image = self.machine.image
+        inside = {node for node in image.brokers if node not in image.fenced}
+        for node in sorted(inside ^ self._inside):
+            log.info("node %d is %s", node, "let in" if node in inside else "fenced")
+        self._inside = inside
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -207,7 +219,7 @@ class NodeShell(Shell):
                 message = m.StopActor(actor=effect.actor, incarnation=effect.incarnation, force=effect.force)
                 self.tell_supervisor(message)
             case List():
-                self.tell_supervisor(m.ListActors())
+                self.tell_supervisor(m.ListActors(number=effect.number))
             case Ask():
                 self._following.ask(effect.message)
             case Register():

@@ -11,15 +11,16 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from .. import messages as m
-from .events import AnyEffect, Greeted, List, Reported, Stop
+from .events import AnyEffect, Greeted, Reported, Stop
 from .local import FOLLOWER, LEADER, Process
 
 MANAGED = frozenset((LEADER, FOLLOWER))
 # How long a process may take to die before SIGKILL, and before SIGKILL is sent again.
 STOP_GRACE_S = 0.2
 KILLED_S, KILL_AGAIN_S = 1.0, 5.0
-# How long the Supervisor may take to fork, and a process found by a fresh Node to say hello.
-FORK_S = 10.0
+# How long the Supervisor may take to fork before it is asked whom it has, and how often it is before others are told;
+# how long a process found by a fresh Node may take to say hello.
+FORK_S, FORKS_MAX = 1.0, 3
 HELLO_S = 3.0
 # A leader that has not come to run after this is reported, so that another can be elected: it may recover for long.
 START_S = 5.0
@@ -28,8 +29,13 @@ START_S = 5.0
 class Owner(Protocol):
     """What a node's machine is to the processes it has."""
 
+    listing: int
+
     def emit(self, effect: AnyEffect) -> None:
         """Have this done."""
+
+    def ask_list(self) -> None:
+        """Ask the Supervisor whom it has, under the next number (``listing``)."""
 
     def on_greeted(self, process: Process, now: float) -> None:
         """It has connected, and is not on its way out."""
@@ -72,6 +78,7 @@ class Processes:
     def asked(self, process: Process, now: float) -> None:
         """The Supervisor is being asked for this one."""
         process.deadline = now + FORK_S
+        process.since = self.owner.listing
         self.all[process.actor] = process
 
     def stop(self, process: Process, now: float, *, force: bool) -> None:
@@ -83,8 +90,8 @@ class Processes:
 
     # The Supervisor
 
-    def found(self, entries: Iterable[m.ActorEntry], now: float) -> None:
-        """Who really runs."""
+    def found(self, entries: Iterable[m.ActorEntry], number: int, now: float) -> None:
+        """Who really runs, in the list of this number (0: nobody asked for it, and it may be of any age)."""
         alive = {entry.actor: entry for entry in entries}
         self.listed = True
         for entry in alive.values():
@@ -93,11 +100,12 @@ class Processes:
                 self._stranger(entry.actor, entry.incarnation, entry.pid, entry.restarts, now)
             elif known.incarnation == entry.incarnation:
                 self._forked(known, entry.pid, entry.restarts, now)
+            else:
+                # Nobody here asked for that one, and it is in the way.
+                self.owner.emit(Stop(actor=entry.actor, incarnation=entry.incarnation, force=True))
         for process in list(self.all.values()):
             entry_of = alive.get(process.actor)
-            # A list may be older than the Supervisor's reading of our last requests.
-            expected = process.pid != 0 or process.overdue
-            if expected and (entry_of is None or entry_of.incarnation != process.incarnation):
+            if number > process.since and (entry_of is None or entry_of.incarnation != process.incarnation):
                 self.exited(m.ActorExited(actor=process.actor, incarnation=process.incarnation), now)
         early, self._early = self._early, {}
         for event in early.values():
@@ -113,6 +121,7 @@ class Processes:
             state="starting",
             pid=pid,
             restarts=restarts,
+            since=self.owner.listing,
             deadline=now + HELLO_S,
         )
         return process
@@ -194,8 +203,11 @@ class Processes:
                 continue
             if not process.pid or process.parted:
                 # A request or its answer, or what was told of an exit, is lost: who runs?
-                process.overdue, process.deadline = True, now + FORK_S
-                self.owner.emit(List())
+                process.deadline = now + FORK_S
+                self.owner.ask_list()
+                process.overdue += 1
+                if process.overdue >= FORKS_MAX:
+                    self.owner.on_late(process, now)
             elif process.state == "starting" and process.topic_id is not None:
                 process.deadline = None
                 self.owner.on_late(process, now)
@@ -203,5 +215,5 @@ class Processes:
                 if process.killed:
                     # It will not die, or its exit was not told.
                     self.owner.on_late(process, now)
-                    self.owner.emit(List())
+                    self.owner.ask_list()
                 self.stop(process, now, force=True)

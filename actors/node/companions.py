@@ -14,7 +14,7 @@ from typing import Protocol
 from .. import messages as m
 from ..groups import OFFSETS_TOPIC
 from ..metadata import MetadataImage
-from .events import AnyEffect, Greeted, List, Reported, Start, Stop, ToGateways
+from .events import AnyEffect, Greeted, Reported, Start, Stop, ToGateways
 from .local import Backoff, Process
 
 Key = tuple[str, int]
@@ -26,7 +26,7 @@ UPKEEP = "upkeep"
 
 STOP_GRACE_S = 0.2
 KILL_AGAIN_S = 5.0
-FORK_S = 10.0
+FORK_S = 1.0
 HELLO_S = 3.0
 
 
@@ -62,8 +62,13 @@ class Host(Protocol):
     def new_incarnation(self) -> int:
         """One that no actor of this host has ever had."""
 
+    listing: int
+
     def emit(self, effect: AnyEffect) -> None:
         """Have this done."""
+
+    def ask_list(self) -> None:
+        """Ask the Supervisor whom it has, under the next number (``listing``)."""
 
 
 class Companions:
@@ -179,6 +184,7 @@ class Companions:
             partition=partition,
             epoch=epoch,
             restarts=one.restarts,
+            since=self.host.listing,
             deadline=now + FORK_S,
         )
         self.host.emit(
@@ -208,21 +214,22 @@ class Companions:
 
     # The supervisor
 
-    def found(self, entries: Iterable[m.ActorEntry], now: float) -> None:
-        """Who really runs."""
+    def found(self, entries: Iterable[m.ActorEntry], number: int, now: float) -> None:
+        """Who really runs, in the list of this number (0: nobody asked for it, and it may be of any age)."""
         alive = {entry.actor: entry for entry in entries}
         for entry in alive.values():
             process = self._process(entry.actor)
             if process is None:
                 self._stranger(entry.actor, entry.incarnation, entry.pid, entry.restarts, now)
-            elif process.incarnation == entry.incarnation:
+            elif process.incarnation != entry.incarnation:
+                self.host.emit(Stop(actor=entry.actor, incarnation=entry.incarnation, force=True))
+            else:
                 process.pid, process.restarts = entry.pid, entry.restarts
                 if process.state == "asked":
                     process.state, process.deadline = "starting", None
         for one in list(self.all.values()):
             process = one.process
-            # A list may be older than the Supervisor's reading of our last requests.
-            if process is None or not (process.pid or process.overdue):
+            if process is None or number <= process.since:
                 continue
             entry_of = alive.get(one.actor)
             if entry_of is None or entry_of.incarnation != process.incarnation:
@@ -245,6 +252,7 @@ class Companions:
             state="starting",
             pid=pid,
             restarts=restarts,
+            since=self.host.listing,
             deadline=now + HELLO_S,
         )
         return one.process
@@ -369,11 +377,11 @@ class Companions:
                 continue
             if process.state == "asked" or process.parted:
                 # A request or its answer, or what was told of an exit, is lost: who runs?
-                process.overdue, process.deadline = True, now + FORK_S
+                process.deadline = now + FORK_S
                 asked = True
             else:
                 asked = asked or process.state == "stopping"
                 process.state, process.deadline = "stopping", now + KILL_AGAIN_S
                 self.host.emit(Stop(actor=one.actor, incarnation=process.incarnation, force=True))
         if asked:
-            self.host.emit(List())
+            self.host.ask_list()

@@ -167,7 +167,9 @@ class Stop(Effect, frozen=True, kw_only=True):
 
 
 class List(Effect, frozen=True, kw_only=True):
-    """Ask the Supervisor whom it has."""
+    """Ask the Supervisor whom it has; its list carries the ``number``."""
+
+    number: int
 
 
 class Ask(Effect, frozen=True, kw_only=True):

@@ -44,8 +44,10 @@ class Process(msgspec.Struct, kw_only=True):
     killed: bool = False
     # Its lane has closed: if it is not there again soon, its exit may have been told to nobody.
     parted: bool = False
-    # The request to start it went unanswered for too long: if it is not listed, it is not coming.
-    overdue: bool = False
+    # The list that was asked for last before it was: who is missing in a later one is not there.
+    since: int = 0
+    # How often the Supervisor was asked about it since.
+    overdue: int = 0
     # When something must have happened: started, said hello, or died.
     deadline: float | None = None
     configs: dict[str, str] | None = None

@@ -34,6 +34,7 @@ from .events import (
     Elapsed,
     GrantFailed,
     Greeted,
+    List,
     Parted,
     Ponged,
     Register,
@@ -81,6 +82,8 @@ class NodeMachine:
         self.locals: dict[Key, Local] = {}
         self.fixed: dict[str, m.ActorEntry] = {}
         self._next_incarnation = first_incarnation
+        # The number of the list that the Supervisor was asked for last.
+        self.listing = 0
         # Records from this offset on were committed while this Node lives.
         self._fresh_from: int | None = None
         self.caught_up = False
@@ -209,6 +212,11 @@ class NodeMachine:
         incarnation = self._next_incarnation
         self._next_incarnation += 1
         return incarnation
+
+    def ask_list(self) -> None:
+        """Ask the Supervisor whom it has."""
+        self.listing += 1
+        self.emit(List(number=self.listing))
 
     def emit(self, effect: AnyEffect) -> None:
         """Have this done."""
@@ -395,8 +403,8 @@ class NodeMachine:
                         kinds[COMPANION].append(entry)
                     else:
                         self.fixed[entry.actor] = entry
-                self.actors.found(kinds[""], now)
-                self.companions.found(kinds[COMPANION], now)
+                self.actors.found(kinds[""], event.number, now)
+                self.companions.found(kinds[COMPANION], event.number, now)
                 self._reconcile_all(now)
             case m.ActorStarted():
                 (self.companions if is_companion(event.actor) else self.actors).started(event, now)

@@ -309,15 +309,15 @@ class Host:
             process = self.processes.get(effect.actor)
             if process is not None and process.incarnation == effect.incarnation:
                 self.kill(effect.actor)
-        else:
-            self.list_actors()
+        elif isinstance(effect, List):
+            self.list_actors(effect.number)
 
-    def list_actors(self) -> None:
+    def list_actors(self, number: int = 0) -> None:
         entries = [
             m.ActorEntry(actor=one.actor, kind=one.kind, incarnation=one.incarnation, pid=1)
             for one in self.processes.values()
         ]
-        self.step(m.ActorsListed(actors=entries))
+        self.step(m.ActorsListed(actors=entries, number=number))
 
     def kill(self, actor: str, status: int = -9) -> None:
         process = self.processes.pop(actor)

@@ -112,7 +112,8 @@ def test_one_that_fails_again_and_again_waits_and_says_why() -> None:
     host = hosting("g")
     host.kill("coordinator/g")
     for _ in range(8):
-        host.supervise()
+        while host.to_supervisor:
+            host.supervise()
         host.run("coordinator/g", "failed", "the disk is full")
         host.kill("coordinator/g")
         host.elapse(6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from logeion.actors import messages as m
@@ -314,6 +315,35 @@ def test_one_that_is_told_to_end_and_whose_exit_is_never_told_is_found_out(host:
     host.elapse(7)
     host.settle()
     assert not host.node.processes and not host.node.locals
+
+
+def test_an_old_list_does_not_make_anybody_disappear(host: Host) -> None:
+    """Seen in a cluster: a Replica that ran was started again for ever, and refused, for its Node had forgotten it."""
+    old = m.ActorsListed(actors=[])
+    host.create("orders")
+    host.settle()
+    host.step(old)
+    assert not host.to_supervisor and host.node.ready
+
+
+def test_a_list_that_was_asked_for_before_a_start_says_nothing_of_it(host: Host) -> None:
+    host.node.ask_list()
+    number = host.node.listing
+    host.create("orders")
+    host.settle()
+    host.step(m.ActorsListed(actors=[], number=number))
+    assert not host.to_supervisor and host.node.ready
+
+
+def test_one_that_nobody_asked_for_is_ended_and_ours_started(host: Host) -> None:
+    host.create("orders")
+    host.settle()
+    other = msgspec.structs.replace(host.processes["partition/orders-0"], incarnation=7)
+    host.processes["partition/orders-0"] = other
+    host.step(Parted(actor=other.actor, incarnation=host.node.processes[other.actor].incarnation))
+    host.elapse(1.1)
+    host.settle()
+    assert host.processes["partition/orders-0"].incarnation != 7 and host.node.ready
 
 
 def test_one_whose_lane_is_back_soon_is_left_alone(host: Host) -> None:

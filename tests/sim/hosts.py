@@ -132,7 +132,7 @@ class Host:
         else:
             process.run(process.terminate)
 
-    def list_actors(self) -> None:
+    def list_actors(self, asked: int = 0) -> None:
         """Tell Node who runs."""
         entries = [
             m.ActorEntry(
@@ -144,7 +144,7 @@ class Host:
             )
             for number, (actor, incarnation) in enumerate(self.incarnations.items())
         ]
-        self._tell_node(m.ActorsListed(actors=entries))
+        self._tell_node(m.ActorsListed(actors=entries, number=asked))
 
     def _tell_node(self, message: m.Message) -> None:
         """By Thespian, in order: about a millisecond."""

@@ -72,7 +72,7 @@ class NodeProcess(Process):
 
     def _begin(self) -> None:
         assert self.on is not None
-        self.on.list_actors()
+        self.on.list_actors(0)
         self._dial_controller()
         self.later(self.engine.random.uniform(0.001, 0.01), self._gateway)
 
@@ -102,7 +102,7 @@ class NodeProcess(Process):
             case Stop():
                 on.stop_actor(effect.actor, effect.incarnation, effect.force)
             case List():
-                on.list_actors()
+                on.list_actors(effect.number)
             case Tell():
                 lane = self._lane_of(effect.actor, effect.incarnation)
                 if lane is not None:
