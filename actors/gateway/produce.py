@@ -1,13 +1,14 @@
 """Produce (0): every partition's batch goes to its leader as it came; one answer when all have answered.
 
 Batches stay views of the received frame all the way to the lane's ``sendmsg``; nothing here looks into one but for its
-producer id, which decides whether it may be sent twice (see ``holding``).
+producer and sequence, which decide whether it may be sent twice (see ``holding``) and what must not overtake it (see
+``refusals``).
 """
 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from logeion.wire.apis import (
     PartitionProduceResponse,
@@ -36,19 +37,36 @@ from .links import Link, as_kafka_error
 if TYPE_CHECKING:
     from ..metadata import Topic
     from .connection import Exchange
+    from .refusals import Producer
     from .state import Gateway
 
 # The first version that names topics by id.
 IDS_SINCE = 13
 
-_PRODUCER_ID = struct.Struct(">q").unpack_from
-_PRODUCER_ID_AT, _PRODUCER_ID_END = 43, 51
+# Producer id, producer epoch and base sequence of a batch.
+_PRODUCER = struct.Struct(">qhi").unpack_from
+_PRODUCER_AT, _PRODUCER_END = 43, 57
+
+
+class Sender(NamedTuple):
+    """Who sent a batch, and what stands first in it."""
+
+    producer: Producer
+    sequence: int
+
+
+def _sender(topic: str, index: int, records: bytes | memoryview) -> Sender | None:
+    """None for a batch without a producer id, and for what is too short to be a batch at all."""
+    if len(records) < _PRODUCER_END:
+        return None
+    producer, epoch, sequence = _PRODUCER(records, _PRODUCER_AT)
+    return Sender(((topic, index), producer, epoch), sequence) if producer >= 0 else None
 
 
 class Part:
     """One partition's batch and the place of its result."""
 
-    __slots__ = ("call", "held", "link", "records", "response", "timeout_ms")
+    __slots__ = ("call", "link", "records", "response", "sender", "timeout_ms")
 
     def __init__(
         self,
@@ -57,12 +75,14 @@ class Part:
         records: bytes | memoryview,
         response: PartitionProduceResponse,
         timeout_ms: int,
+        sender: Sender | None,
     ) -> None:
         self.call = call
         self.link = link
         self.records = records
         self.response = response
         self.timeout_ms = timeout_ms
+        self.sender = sender
 
     def replied(self, reply: Message | LaneError) -> None:
         """The leader has answered, or never will."""
@@ -77,7 +97,7 @@ class Part:
 
     def failed(self, error: KafkaError) -> None:
         """This batch is not (or not known to be) in the log."""
-        self.call.refused(self.call.gateway.image.topic_by_id(self.link.key[0]), self.response, error)
+        self.call.refused(self.call.gateway.image.topic_by_id(self.link.key[0]), self.response, error, self.sender)
         self.call.part_done()
 
 
@@ -107,8 +127,12 @@ class ProduceCall:
             names = ", ".join(for_code(code).name for code in sorted(codes))
             self.exchange.connection.close(f"a produce with acks=0 failed: {names}")
 
-    def refused(self, topic: Topic | None, response: PartitionProduceResponse, error: KafkaError) -> None:
-        """Make this partition's result an error."""
+    def refused(
+        self, topic: Topic | None, response: PartitionProduceResponse, error: KafkaError, sender: Sender | None
+    ) -> None:
+        """Make this partition's result an error, also of what the sender has sent behind it."""
+        if sender is not None and error.retriable and self.acks != 0:
+            self.gateway.note_refusal(sender.producer, sender.sequence)
         response.error_code = error.code
         response.error_message = told(error)
         response.base_offset = -1
@@ -153,13 +177,15 @@ def produce(gateway: Gateway, exchange: Exchange, request: ProduceRequest) -> No
             error = _objection(gateway, topic, by_id, data.index, acks)
             if error is None and not records:
                 error = InvalidRecordError("no record batch: a Produce carries exactly one for each partition")
+            sender = _sender(asked.topic_id if by_id else asked.name, data.index, records) if records else None
+            if error is None and sender is not None and gateway.refusals.behind(sender.producer, sender.sequence):
+                error = NotLeaderOrFollowerError("a batch before this one was refused: send that one first")
             if error is not None or topic is None or not records:
                 assert error is not None
-                call.refused(topic, response, error)
+                call.refused(topic, response, error, sender)
                 continue
             link = gateway.link(topic, data.index)
-            part = Part(call, link, records, response, timeout_ms)
-            producer = _PRODUCER_ID(records, _PRODUCER_ID_AT)[0] if len(records) >= _PRODUCER_ID_END else -1
+            part = Part(call, link, records, response, timeout_ms, sender)
             call.remaining += 1
-            link.submit(Held(part, producer >= 0, acks, hold_ms, producer))
+            link.submit(Held(part, sender is not None, acks, hold_ms, sender.producer[1] if sender else -1))
     call.part_done()

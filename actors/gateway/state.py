@@ -30,12 +30,14 @@ from .links import Key, Link
 from .load import Load
 from .parking import Parking
 from .producer_ids import ProducerIds
+from .refusals import AGE_S, Refusals
 from .timers import Timers
 
 if TYPE_CHECKING:
     from ..config import Config
     from ..lanes import Lane
     from .fetch import FetchCall
+    from .refusals import Producer
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,8 @@ class Gateway:
         self.cold = ColdReads(loop)
         self.descriptors = Descriptors()
         self.producer_ids = ProducerIds()
+        self.refusals = Refusals()
+        self._aging: asyncio.TimerHandle | None = None
         self.answers = Answers()
         self.suspicion = Suspicion(loop)
         self.groups = Groups(self, data_dir / "run")
@@ -228,6 +232,16 @@ class Gateway:
             del self.links[link.key]
             link.view.close()
 
+    def note_refusal(self, producer: Producer, sequence: int) -> None:
+        """This batch was refused: what its producer has sent behind it is refused, too."""
+        self.refusals.note(producer, sequence)
+        if self._aging is None:
+            self._aging = self.loop.call_later(AGE_S, self._age)
+
+    def _age(self) -> None:
+        self.refusals.grow_older()
+        self._aging = self.loop.call_later(AGE_S, self._age) if len(self.refusals) else None
+
     # Metadata -------------------------------------------------------------------------------------------------------
 
     def controller_connected(self, lane: Lane | None) -> None:
@@ -260,6 +274,8 @@ class Gateway:
     def close(self) -> None:
         """End timers and threads, and give all descriptors back."""
         self.timers.close()
+        if self._aging is not None:
+            self._aging.cancel()
         self.suspicion.close()
         for link in self.links.values():
             link.close()

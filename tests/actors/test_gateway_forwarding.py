@@ -191,6 +191,11 @@ class World:
             await until(lambda: self.gateway.running(ORDERS, 0) and self.gateway.links[ORDERS, 0].epoch == epoch)
         return leader
 
+    async def leader_of(self, run_dir: Path, epoch: int) -> Leader:
+        """This node leads from now on, and its leader serves."""
+        self.lead(1, epoch)
+        return await self.leader(run_dir, epoch)
+
     async def client(self) -> Client:
         sock = socket.socket()
         sock.setblocking(False)
@@ -365,6 +370,27 @@ def test_a_host_that_is_not_reached_in_time_costs_an_error_that_names_the_leader
         assert client.produced == [(NOT_LEADER, -1)]
         assert client.answers[0].responses[0].partition_responses[0].current_leader.leader_id == 2
         assert not world.gateway.links
+
+    in_world(body)
+
+
+def test_what_was_sent_behind_a_refused_batch_does_not_pass_it_when_a_leader_serves_meanwhile(in_world: Any) -> None:
+    async def body(world: World) -> None:
+        client = await world.client()
+        world.lead(2, 4)
+        await client.produce(0)
+        await until(lambda: client.answers)
+        local = await world.leader_of(world.here, 5)
+        for number in (1, 2):
+            await client.produce(number)
+        await client.produce(0, producer=8)
+        await until(lambda: len(client.answers) == 4)
+        assert client.produced == [(NOT_LEADER, -1)] * 3 + [(0, 100)]
+        for number in range(3):
+            await client.produce(number)
+        await until(lambda: len(client.answers) == 7)
+        assert client.produced[4:] == [(0, 100), (0, 101), (0, 102)]
+        assert local.appended == [(8, 0), (7, 0), (7, 1), (7, 2)]
 
     in_world(body)
 
