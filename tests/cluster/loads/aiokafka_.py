@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,22 @@ class Sender:
             HISTORY.write("send", "info", proc, began, [["send", key(partition), [None, value]]], why=repr(error))
 
 
+@contextlib.asynccontextmanager
+async def running(consumer: AIOKafkaConsumer) -> AsyncIterator[AIOKafkaConsumer]:
+    """Started, and stopped at the end; tried again while nobody can be reached."""
+    while True:
+        try:
+            await consumer.start()
+            break
+        except KafkaError as error:
+            HISTORY.counts[f"start error {type(error).__name__}"] += 1
+            await asyncio.sleep(0.1)
+    try:
+        yield consumer
+    finally:
+        await consumer.stop()
+
+
 class Reader:
     """A consumer: what every poll returned, by key."""
 
@@ -125,17 +143,16 @@ class Follower(Reader):
     """Reads all partitions by assignment, from the beginning."""
 
     async def run(self) -> None:
-        consumer = self.consumer()
-        await consumer.start()
-        self.write("assign", "ok", time.monotonic(), [key(number) for number in range(OPTIONS.partitions)])
-        consumer.assign([TopicPartition(OPTIONS.topic, number) for number in range(OPTIONS.partitions)])
-        while not self.arrived():
-            await self.poll(consumer)
-        await consumer.stop()
+        async with running(self.consumer()) as consumer:
+            self.write("assign", "ok", time.monotonic(), [key(number) for number in range(OPTIONS.partitions)])
+            consumer.assign([TopicPartition(OPTIONS.topic, number) for number in range(OPTIONS.partitions)])
+            while not self.arrived():
+                await self.poll(consumer)
 
 
 class Member(Reader, ConsumerRebalanceListener):  # type: ignore[misc]
-    """A member of the group, which commits after every poll that brought something."""
+    """A member of the group, which commits after every poll that brought something. When its client gives up, it is
+    another process, with another consumer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,16 +160,26 @@ class Member(Reader, ConsumerRebalanceListener):  # type: ignore[misc]
         self._owned: set[int] = set()
 
     async def run(self) -> None:
-        self._consumer = self.consumer(group_id=OPTIONS.group, partition_assignment_strategy=(RangePartitionAssignor,))
-        await self._consumer.start()
-        self.write("subscribe", "ok", time.monotonic(), [key(number) for number in range(OPTIONS.partitions)])
-        self._consumer.subscribe([OPTIONS.topic], listener=self)
         while not (TOLD.drain.is_set() and GROUP.arrived()):
-            came = await self.poll(self._consumer)
-            self._uncommitted |= came
-            if came:
-                await self._commit()
-        await self._consumer.stop()
+            try:
+                await self._live()
+            except KafkaError as error:
+                HISTORY.counts[f"member ended {type(error).__name__} {error}"[:100]] += 1
+                self.proc = HISTORY.process()
+                self.positions.clear()
+                self._uncommitted.clear()
+                self._owned.clear()
+
+    async def _live(self) -> None:
+        consumer = self.consumer(group_id=OPTIONS.group, partition_assignment_strategy=(RangePartitionAssignor,))
+        async with running(consumer) as self._consumer:
+            self.write("subscribe", "ok", time.monotonic(), [key(number) for number in range(OPTIONS.partitions)])
+            consumer.subscribe([OPTIONS.topic], listener=self)
+            while not (TOLD.drain.is_set() and GROUP.arrived()):
+                came = await self.poll(consumer)
+                self._uncommitted |= came
+                if came:
+                    await self._commit()
 
     def write(self, f: str, kind: str, began: float, value: Any, **more: Any) -> None:
         super().write(f, kind, began, value, group=OPTIONS.group, member=str(self.proc), **more)
