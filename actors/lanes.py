@@ -92,7 +92,8 @@ def _unexpected(lane: Lane, request: int, message: AnyMessage, frame: Frame) -> 
     lane.close(f"nobody here expects {type(message).__name__}")
 
 
-def _measure(data: memoryview) -> int:
+def measure(data: memoryview) -> int:
+    """The whole size of the frame that begins with these 8 bytes; raises ``FrameError``."""
     header, payload = _LENGTHS.unpack_from(data)
     if not 8 <= header <= HEADER_MAX or payload > PAYLOAD_MAX:
         raise FrameError(f"a lane's frame cannot have a header of {header} and a payload of {payload} bytes")
@@ -131,7 +132,7 @@ class Lane:
         self._deadlines: list[tuple[float, int]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._stream = FrameStream(
-            loop, sock, header_size=8, measure=_measure, on_frame=self._on_frame, on_closed=self._closed
+            loop, sock, header_size=8, measure=measure, on_frame=self._on_frame, on_closed=self._closed
         )
         self._hello_timer = loop.call_later(HELLO_S, self._no_hello)
         self.tell(introduction())
@@ -167,7 +168,7 @@ class Lane:
             self.loop.call_soon(on_reply, error)
             return
         self._number += 1
-        buffers, size = _pack(self._number, message, payload)
+        buffers, size = pack(self._number, message, payload)
         call = _Call(self._number, on_reply, size)
         self._calls[call.number] = call
         self._expect(call.number, self.loop.time() + timeout_s)
@@ -193,7 +194,7 @@ class Lane:
 
     def tell(self, message: Message, payload: Sequence[Buffer] = (), on_sent: Callable[[], None] | None = None) -> None:
         """Say something that has no answer; lost if the lane closes."""
-        self._stream.write(_pack(0, message, payload)[0], on_sent)
+        self._stream.write(pack(0, message, payload)[0], on_sent)
 
     def reply(
         self,
@@ -204,7 +205,7 @@ class Lane:
     ) -> None:
         """Answer this request, once. Does nothing for request 0 (nobody asked) or on a closed lane."""
         if request:
-            self._stream.write(_pack(request | _ANSWER, message, payload)[0], on_sent)
+            self._stream.write(pack(request | _ANSWER, message, payload)[0], on_sent)
         elif on_sent is not None:
             on_sent()
 
@@ -275,13 +276,11 @@ class Lane:
     # Hearing
 
     def _on_frame(self, frame: Frame) -> None:
-        header, _, number = _PREFIX.unpack_from(frame.view)
         try:
-            message = decode(frame.view[16 : 8 + header])
+            number, message, frame.view = unpack(frame.view)
         except msgspec.DecodeError as error:
             self.close(f"the peer sent a message that is none of ours: {error}")
             return
-        frame.view = frame.view[8 + header :]
         if self.peer is None:
             self._greeted(message)
         elif number & _ANSWER:
@@ -321,11 +320,18 @@ class Lane:
             self.on_closed(self, reason)
 
 
-def _pack(number: int, message: Message, payload: Sequence[Buffer]) -> tuple[list[Buffer], int]:
+def pack(number: int, message: Message, payload: Sequence[Buffer]) -> tuple[list[Buffer], int]:
+    """A frame, and its size; the payload's buffers are part of it."""
     body = encode(message)
     size = sum(len(part) for part in payload)
     head = _PREFIX.pack(8 + len(body), size, number) + body
     return [head, *payload], len(head) + size
+
+
+def unpack(data: memoryview) -> tuple[int, AnyMessage, memoryview]:
+    """Number, message and payload of a whole frame; raises ``msgspec.DecodeError``."""
+    header, _, number = _PREFIX.unpack_from(data)
+    return number, decode(data[16 : 8 + header]), data[8 + header :]
 
 
 # Meeting ----------------------------------------------------------------------------------------------------------
@@ -336,7 +342,8 @@ def socket_path(run_dir: Path, name: str) -> Path:
     return run_dir / f"{name}.sock"
 
 
-def _same_user(sock: socket.socket) -> bool:
+def same_user(sock: socket.socket) -> bool:
+    """Whether the process at the other end of a unix socket is one of our user's."""
     _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return bool(uid == os.getuid())
 
@@ -363,7 +370,7 @@ class LaneListener:
             sock, _ = self._sock.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
-        if not _same_user(sock):
+        if not same_user(sock):
             log.warning("lane refused path=%s: the peer is another user", self.path)
             sock.close()
             return
@@ -425,7 +432,7 @@ async def dial(
             sock.connect(name)
         finally:
             os.close(directory)
-        if not _same_user(sock):
+        if not same_user(sock):
             raise PermissionError(f"{path} is served by another user")
     except OSError:
         sock.close()
@@ -478,7 +485,7 @@ class BlockingLane:
             self._sock.close()
             raise
         hello = Hello(actor=actor, kind="command", node=0, pid=os.getpid())
-        self._sock.sendall(_pack(0, hello, ())[0][0])  # type: ignore[arg-type]
+        self._sock.sendall(pack(0, hello, ())[0][0])  # type: ignore[arg-type]
 
     def __enter__(self) -> BlockingLane:
         return self
@@ -491,11 +498,11 @@ class BlockingLane:
 
         Raises ``EOFError`` when the peer closes, ``OSError`` when the socket fails.
         """
-        self._sock.sendall(_pack(1, message, ())[0][0])  # type: ignore[arg-type]
+        self._sock.sendall(pack(1, message, ())[0][0])  # type: ignore[arg-type]
         while True:
             prefix = self._receive(_PREFIX.size, waits)
             header, _, number = _PREFIX.unpack(prefix)
-            body = self._receive(_measure(memoryview(prefix)) - _PREFIX.size, waits)
+            body = self._receive(measure(memoryview(prefix)) - _PREFIX.size, waits)
             if number == 1 | _ANSWER:
                 return decode(body[: header - 8])
 

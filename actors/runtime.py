@@ -1,7 +1,6 @@
 """The shell of every actor: Thespian's loop in the main thread, an asyncio loop with all of the state in a second one.
 
-    Thespian (parent, child exits)  <--  pipe   --  asyncio loop: Shell, lanes, timers
-                                    -- call_soon -->
+    Thespian (fork, signals)  -- call_soon -->  asyncio loop: Shell, lanes, timers
 
 An exception in the asyncio loop is logged once and ends the process; the supervisor brings back a clean one. SIGTERM
 stops cleanly, everything else is a crash, which must be survived anyway.
@@ -16,7 +15,6 @@ import os
 import signal
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,8 +27,9 @@ from logeion.wire.errors import ConfigError
 
 from .config import Config
 from .lanes import Lane, LaneError, dial, introduce, socket_path
-from .messages import AnyMessage, Hello, Message, Ping, Pong, Slice, StateChanged, decode, encode
+from .messages import AnyMessage, Hello, Message, Ping, Pong, Slice, StateChanged
 from .stream import Frame
+from .supervising import SupervisorEnd
 from .thespian_traps import own_logging, printable, restore_fault_signals
 
 log = logging.getLogger(__name__)
@@ -172,8 +171,6 @@ class ActorBase(Actor):  # type: ignore[misc]
     def __init__(self, capabilities: object = None, requirements: dict[str, bytes] | None = None) -> None:
         assert requirements is not None
         self._spec = ActorSpec.decode(requirements["spec"])
-        self._outbox: deque[bytes] = deque()
-        self._supervisor: ActorAddress | None = None
         self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._watch = ThespianWatch([self._wake])
         self._loop = asyncio.new_event_loop()
@@ -202,16 +199,11 @@ class ActorBase(Actor):  # type: ignore[misc]
     # Main thread
 
     def receiveMessage(self, message: Any, sender: ActorAddress) -> ThespianWatch:
-        """Every message. Always returns the watch: one handler without it, and the loop's words stay unsaid."""
+        """Thespian's own messages. Always returns the watch: one handler without it, and no signal is noticed."""
         try:
             if isinstance(message, WatchMessage):
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake, 4096)
-            elif isinstance(message, bytes):
-                self._supervisor = sender
-                self._loop.call_soon_threadsafe(self._hear, decode(message))
-            while self._outbox and self._supervisor is not None:
-                self.send(self._supervisor, self._outbox.popleft())
         except BaseException as error:
             # Thespian would run the handler again on the same message; nothing here may happen twice.
             log.critical("actor ends actor=%s error=%s", self._spec.actor, error, exc_info=error)
@@ -220,18 +212,13 @@ class ActorBase(Actor):  # type: ignore[misc]
 
     # Loop thread
 
-    def _tell_supervisor(self, message: Message) -> None:
-        self._outbox.append(encode(message))
-        with contextlib.suppress(BlockingIOError):
-            # A full pipe wakes as well.
-            os.write(self._waker, b"\0")
-
     def _run(self) -> None:
         loop = self._loop
         asyncio.set_event_loop(loop)
         loop.set_exception_handler(self._failed)
         try:
-            self._shell = self.shell(self._spec, loop, self._tell_supervisor)
+            supervisor = SupervisorEnd(loop, self._spec.run_dir, self._hear)
+            self._shell = self.shell(self._spec, loop, supervisor.tell)
             self._main = loop.create_task(self._serve())
             loop.run_forever()
         except BaseException as error:

@@ -1,6 +1,6 @@
 """Supervisor: Thespian only. Starts the fixed actors in order and restarts them; starts temporary ones for Node.
 
-Stupid on purpose: no threads, no asyncio, no lanes, because it forks. An exit is noticed by SIGCHLD and Thespian's
+Stupid on purpose: no threads and no asyncio, because it forks. An exit is noticed by SIGCHLD and Thespian's
 ChildActorExited and told to Node; what runs next is Node's business, but for Controller, Node and Gateway.
 SIGTERM stops all in order: gateways first, then what they talk to; nothing is restarted any more.
 """
@@ -25,15 +25,15 @@ from .messages import (
     ActorExited,
     ActorsListed,
     ActorStarted,
+    Hello,
     ListActors,
     Message,
     StartActor,
     StopActor,
-    decode,
-    encode,
 )
 from .restarts import Policy, Restarts
 from .runtime import EXIT_CONFIG, EXIT_CRASH, FAILURE, ActorBase, ActorSpec
+from .supervising import NodeEnd
 from .thespian_traps import newest_child, own_logging, restore_fault_signals
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ EXIT_INTENSITY = 72
 FIXED = Policy(intensity=10, period_s=30.0)
 # Actors whose restarts are counted; the ones forgotten beyond that begin at 0 again.
 COUNTED_MAX = 10_000
+# When to try again what Node did not take.
+FLUSH_S = 0.02
 # The order of stopping, and how long each step may take before SIGKILL.
 STOP_ORDER = (("gateway",), ("coordinator", "replica", "partition"), ("node",), ("controller",))
 STOP_STEP_S = 3.0
@@ -88,7 +90,15 @@ class Supervisor(Actor):  # type: ignore[misc]
         # A signal that comes just before this thread falls asleep would wait for the next message; a byte does not.
         self._awake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
-        self._watch = ThespianWatch([self._wake, self._exits, self._awake])
+        hello = Hello(
+            actor=self._spec.actor,
+            kind="supervisor",
+            node=self._spec.node,
+            pid=os.getpid(),
+            incarnation=self._spec.incarnation,
+        )
+        self._node_end = NodeEnd(self._spec.run_dir, hello)
+        self._flushing = False
         signal.signal(signal.SIGTERM, self._on_sigterm)
         self._thespian_sigchld = signal.getsignal(signal.SIGCHLD)
         signal.signal(signal.SIGCHLD, self._on_sigchld)
@@ -101,9 +111,7 @@ class Supervisor(Actor):  # type: ignore[misc]
     def receiveMessage(self, message: Any, sender: ActorAddress) -> ThespianWatch:
         """Every message; always returns the watch, and never lets Thespian handle one twice."""
         try:
-            if isinstance(message, bytes):
-                self._hear(decode(message), sender)
-            elif isinstance(message, ChildActorExited):
+            if isinstance(message, ChildActorExited):
                 self._reap()
             elif isinstance(message, WatchMessage):
                 with contextlib.suppress(BlockingIOError):
@@ -112,17 +120,24 @@ class Supervisor(Actor):  # type: ignore[misc]
                     self._reap()
                 if _taken(self._wake):
                     self._stop()
+                for asked in self._node_end.receive():
+                    self._hear(asked)
             elif isinstance(message, WakeupMessage):
+                self._flushing = False
+                self._node_end.flush()
                 self._start_due()
                 self._hurry()
             elif isinstance(message, str) and message == "start":
                 for actor in self._fixed:
                     self._start_fixed(actor)
                 self.send(sender, os.getpid())
+            if self._node_end.unsent and not self._flushing:
+                self._flushing = True
+                self.wakeupAfter(timedelta(seconds=FLUSH_S))
         except BaseException as error:
             log.critical("supervisor ends error=%s", error, exc_info=error)
             os._exit(EXIT_CRASH)
-        return self._watch
+        return ThespianWatch([self._wake, self._exits, self._awake, *self._node_end.descriptors])
 
     def _on_sigterm(self, *_: Any) -> None:
         os.eventfd_write(self._wake, 1)
@@ -141,8 +156,6 @@ class Supervisor(Actor):  # type: ignore[misc]
         self._incarnation += 1
         spec = msgspec.structs.replace(self._spec, actor=actor, kind=kind, incarnation=self._incarnation)
         self._create(spec)
-        if kind == "node":
-            self._tell_node(self._listed())
 
     def _create(self, spec: ActorSpec) -> Child:
         address = self.createActor(actor_class(spec.kind), targetActorRequirements={"spec": spec.encode()})
@@ -150,7 +163,7 @@ class Supervisor(Actor):  # type: ignore[misc]
         self._children[spec.actor] = child
         return child
 
-    def _hear(self, message: Message, sender: ActorAddress) -> None:
+    def _hear(self, message: Message) -> None:
         match message:
             case StartActor():
                 self._start_temporary(message)
@@ -159,7 +172,7 @@ class Supervisor(Actor):  # type: ignore[misc]
                 if child is not None and child.incarnation == message.incarnation:
                     child.signal(signal.SIGKILL if message.force else signal.SIGTERM)
             case ListActors():
-                self.send(sender, encode(self._listed()))
+                self._node_end.tell(self._listed(message.number))
             case _:
                 log.warning("message dropped message=%s", type(message).__name__)
 
@@ -171,16 +184,19 @@ class Supervisor(Actor):  # type: ignore[misc]
             return
         if self._stopping >= 0 or child is not None or spec.kind not in TEMPORARY:
             log.warning("start refused actor=%s incarnation=%s", message.actor, message.incarnation)
-            self._tell_node(ActorExited(actor=message.actor, incarnation=message.incarnation))
+            self._node_end.tell(ActorExited(actor=message.actor, incarnation=message.incarnation))
+            if child is not None:
+                # Node does not know of it, or it would not have asked.
+                self._node_end.tell(self._listed())
             return
         try:
             child = self._create(msgspec.structs.replace(spec, incarnation=message.incarnation))
         except OSError as error:
             # No process or no memory left on this host: the others live on, and Node backs off.
             log.error("cannot start actor=%s error=%s", message.actor, error)
-            self._tell_node(ActorExited(actor=message.actor, incarnation=message.incarnation))
+            self._node_end.tell(ActorExited(actor=message.actor, incarnation=message.incarnation))
             return
-        self._tell_node(
+        self._node_end.tell(
             ActorStarted(
                 actor=child.actor,
                 incarnation=child.incarnation,
@@ -189,9 +205,10 @@ class Supervisor(Actor):  # type: ignore[misc]
             )
         )
 
-    def _listed(self) -> ActorsListed:
+    def _listed(self, number: int = 0) -> ActorsListed:
         me = ActorEntry(actor=self._spec.actor, kind="supervisor", incarnation=self._spec.incarnation, pid=os.getpid())
         return ActorsListed(
+            number=number,
             actors=[me]
             + [
                 ActorEntry(
@@ -202,13 +219,8 @@ class Supervisor(Actor):  # type: ignore[misc]
                     restarts=self._restarts.get(c.actor, 0),
                 )
                 for c in self._children.values()
-            ]
+            ],
         )
-
-    def _tell_node(self, message: Message) -> None:
-        node = self._children.get(self._node)
-        if node is not None:
-            self.send(node.address, encode(message))
 
     # Exits
 
@@ -234,7 +246,7 @@ class Supervisor(Actor):  # type: ignore[misc]
             child.pid,
             f"signal={-code}" if code < 0 else f"status={code}",
         )
-        self._tell_node(
+        self._node_end.tell(
             ActorExited(actor=child.actor, incarnation=child.incarnation, restarts=restarts, status=code or 0)
         )
         if self._stopping >= 0 or child.kind in TEMPORARY:
@@ -263,7 +275,7 @@ class Supervisor(Actor):  # type: ignore[misc]
     def _start_again(self, actor: str) -> None:
         self._start_fixed(actor)
         if actor != self._node:
-            self._tell_node(self._listed())
+            self._node_end.tell(self._listed())
 
     def _give_up(self, cause: str) -> None:
         """Whoever is above decides. The command says the cause: what the last actor left, and how often."""

@@ -357,7 +357,7 @@ def test_a_target_is_ids_only(tmp_path: Path, target: str) -> None:
 
 
 def packed(number: int, message: Message) -> bytes:
-    head = lanes._pack(number, message, ())[0][0]
+    head = lanes.pack(number, message, ())[0][0]
     assert isinstance(head, bytes)
     return head
 

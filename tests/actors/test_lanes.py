@@ -217,7 +217,7 @@ def test_more_than_may_wait_is_refused_without_being_sent(tmp_path: Path, monkey
     run(tmp_path, body)
 
 
-HELLO = lanes._pack(0, Hello(actor="raw/1", kind="raw", node=1, pid=1), ())[0][0]
+HELLO = lanes.pack(0, Hello(actor="raw/1", kind="raw", node=1, pid=1), ())[0][0]
 
 
 @pytest.mark.parametrize(
@@ -226,10 +226,10 @@ HELLO = lanes._pack(0, Hello(actor="raw/1", kind="raw", node=1, pid=1), ())[0][0
         struct.pack(">II", 0xFFFFFFFF, 0),
         struct.pack(">II", 8, 0xFFFFFFFF),
         struct.pack(">II", 0, 0),
-        lanes._pack(0, Ping(), ())[0][0],
+        lanes.pack(0, Ping(), ())[0][0],
         struct.pack(">IIQ", 8 + 3, 0, 1) + b"\xc1\xc1\xc1",
         bytes(HELLO) + struct.pack(">IIQ", 8 + 3, 0, 1) + b"abc",
-        bytes(HELLO) + lanes._pack(1 << 63 | 99, Pong(), ())[0][0] + struct.pack(">II", 1, 1),
+        bytes(HELLO) + lanes.pack(1 << 63 | 99, Pong(), ())[0][0] + struct.pack(">II", 1, 1),
     ],
     ids=["header", "payload", "empty", "no-hello", "garbage", "garbage-later", "unasked-answer"],
 )
