@@ -154,7 +154,6 @@ class Producer(Client):
 
         return answered
 
-
     def _out_of_order(self, reply: m.Refused) -> None:
         """The first batch that is not acknowledged does not follow what the leader knows."""
         truth = self.world.judge.truths.get(self.key)

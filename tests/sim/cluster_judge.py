@@ -286,9 +286,7 @@ class Judge:
         """The log begins there; that only grows."""
         replica = self.replica(host, truth)
         if log_start < replica.log_start:
-            raise Violated(
-                f"I3: the log start of {truth.directory} on {host} from {replica.log_start} to {log_start}"
-            )
+            raise Violated(f"I3: the log start of {truth.directory} on {host} from {replica.log_start} to {log_start}")
         replica.log_start = log_start
         if log_start > truth.start:
             if log_start > truth.end:

@@ -27,6 +27,7 @@ from logeion.actors import messages as m
 from tests.sim.cluster_judge import Key, Truth
 from tests.sim.engine import Violated
 from tests.sim.faults import Faults
+from tests.sim.followers import ReplicaProcess
 from tests.sim.leaders import PartitionProcess
 from tests.sim.nodes import NodeProcess
 from tests.sim.world import TOPIC, Settings, World
@@ -114,10 +115,12 @@ class ClusterWorld(World):
         end = leader.log.end_offset
         if leader.log.high_watermark != end or truth.end != end and truth.end:
             return False
-        for node in newest.replicas:
-            if self.judge.replica(node, truth).high_watermark != end:
-                return False
-        return True
+        followers = [self.hosts[node].processes.get(f"replica/{truth.directory}") for node in newest.replicas]
+        return all(
+            isinstance(process, ReplicaProcess) and process.log is not None and process.log.high_watermark == end
+            for node, process in zip(newest.replicas, followers, strict=True)
+            if node != newest.leader
+        )
 
     def check_equal(self) -> None:
         """All replicas hold the same bytes, and those are the truth."""
@@ -128,7 +131,11 @@ class ClusterWorld(World):
                 view.refresh()
                 held = [batch for batch in view.batches if batch.next > truth.start]
                 true = [batch for batch in truth.batches.values() if batch.next > truth.start]
-                mine = [(batch.base, batch.epoch, batch.body) for batch in held if batch.base >= true[0].base] if true else []
+                mine = (
+                    [(batch.base, batch.epoch, batch.body) for batch in held if batch.base >= true[0].base]
+                    if true
+                    else []
+                )
                 if mine != [(batch.base, batch.epoch, batch.body) for batch in true]:
                     raise Violated(f"split replica: {truth.describe()} on {node} holds other batches at the end")
 
@@ -252,7 +259,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--start", type=int, default=0, help="the first seed; -1: where the results file ends")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--plant", help="plant this bug (see tests.sim.planted) and stop at the first seed that sees it")
+    parser.add_argument(
+        "--plant", help="plant this bug (see tests.sim.planted) and stop at the first seed that sees it"
+    )
     parser.add_argument("--keep", action="store_true", help="append what was found to bench/results/sim.jsonl")
     parser.add_argument("--go-on", action="store_true", help="do not stop at the first seed that fails")
     parser.add_argument("--trace", action="store_true", help="tell each seed's story")

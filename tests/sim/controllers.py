@@ -252,9 +252,7 @@ class ControllerProcess(Process):
                     records += commit.records
             contiguous = first + len(records) == applied
             if contiguous:
-                lane.reply(
-                    request, m.Committed(offset=first, next_offset=applied, records=records, leader=leader)
-                )
+                lane.reply(request, m.Committed(offset=first, next_offset=applied, records=records, leader=leader))
                 return
             # An entry without records lies between: one message each.
             tail = [one for one in self._kept if one.next_offset > offset]
@@ -271,9 +269,7 @@ class ControllerProcess(Process):
                 )
             return
         records = self.member.image.records()
-        lane.reply(
-            request, m.Committed(offset=0, next_offset=applied, records=records, snapshot=True, leader=leader)
-        )
+        lane.reply(request, m.Committed(offset=0, next_offset=applied, records=records, snapshot=True, leader=leader))
 
     def on_closed(self, port: Port) -> None:
         self._subscribers.pop(port, None)

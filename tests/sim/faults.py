@@ -307,6 +307,4 @@ class Faults:
             lane.call(message, lambda reply: None, 5.0)
 
         if host is not None:
-            self.world.network.dial(
-                admin, lambda: host.processes.get("controller"), opened, lambda: None, host.number
-            )
+            self.world.network.dial(admin, lambda: host.processes.get("controller"), opened, lambda: None, host.number)

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import fastcrc
 
 from tests.sim.disk import HostDisk, Inode
-from tests.sim.engine import Violated
 
 # base offset, length, leader epoch, magic, crc | attributes, last offset delta, 2 timestamps, producer id, epoch,
 # sequence, count
@@ -118,7 +117,10 @@ class LogView:
             if fastcrc.crc32.iscsi(body[_CRC_FROM - _BODY_FROM :]) != crc:
                 break
             if self.batches and base < self.batches[-1].next:
-                raise Violated(f"{self.path}: offset {base} follows {self.batches[-1].next - 1}")
+                # A cut that a crash interrupted has left a later segment; a start drops it.
+                self.torn = f"offset {base} follows {self.batches[-1].next - 1}"
+                file.parsed = at
+                return
             self.batches.append(Batch(base, base + delta + 1, epoch, producer, producer_epoch, sequence, body, end))
             self.bases.append(base)
             at = end

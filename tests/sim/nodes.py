@@ -135,9 +135,7 @@ class NodeProcess(Process):
     def _dial_controller(self) -> None:
         on = self.on
         assert on is not None
-        self.world.network.dial(
-            self, lambda: on.processes.get("controller"), self._dialled, self._redial, on.number
-        )
+        self.world.network.dial(self, lambda: on.processes.get("controller"), self._dialled, self._redial, on.number)
 
     def _redial(self) -> None:
         self.later(REDIAL_S, self._dial_controller)

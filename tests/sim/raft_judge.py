@@ -44,6 +44,10 @@ class Judge:
         self.committed[host.number] = host.raft.committed
         self._check_restored(host, host.disk.snapshot)
 
+    def forgot(self, number: int) -> None:
+        """With its disk went its votes: it may give them again."""
+        self.votes = {vote: to for vote, to in self.votes.items() if vote[1] != number}
+
     def voted(self, host: Host, asked: AskVote, out: Effects) -> None:
         """A vote, or the promise of one, goes only to a log that has all that the voter's has."""
         assert host.raft is not None
@@ -134,7 +138,9 @@ class Judge:
             return
         raft = host.raft
         assert raft is not None
-        holders = [n for n in raft.log.voters if self.world.hosts[n].disk.has(entry.end, entry.term)]
+        # A disk that is lost has held what it was asked to hold; that nobody is elected without it is checked, too.
+        hosts = [(n, self.world.hosts[n]) for n in raft.log.voters]
+        holders = [n for n, each in hosts if any(d.has(entry.end, entry.term) for d in (each.disk, *each.lost))]
         if len(holders) * 2 <= len(raft.log.voters):
             raise Violated(f"{host.number} commits {entry}, on the disks of {holders} of {raft.log.voters} alone")
         self.history.append(entry)

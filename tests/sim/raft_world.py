@@ -54,6 +54,7 @@ class Disk:
 
     def __init__(self, voters: tuple[int, ...]) -> None:
         self.term, self.voted_for = 0, None  # type: tuple[int, int | None]
+        self.blank = len(voters) != 1
         self.snapshot = Snapshot(0, 0, voters)
         self.entries: list[Entry] = []
         self.unsynced: list[Write] = []
@@ -78,7 +79,7 @@ class Disk:
     def _carry_out(self, write: Write) -> None:
         match write:
             case SaveVote():
-                self.term, self.voted_for = write.term, write.voted_for
+                self.term, self.voted_for, self.blank = write.term, write.voted_for, write.blank
             case SaveSnapshot():
                 self.snapshot = write.snapshot
                 self.entries = [] if write.reset else [e for e in self.entries if e.end > write.start]
@@ -99,6 +100,7 @@ class Host:
         self.world = world
         self.number = number
         self.disk = Disk(voters)
+        self.lost: list[Disk] = []
         self.raft: Raft | None = None
         self.life = 0
         self.rate = world.random.uniform(0.99, 1.01)
@@ -119,8 +121,10 @@ class Host:
         self.life += 1
         disk = self.disk
         disk.entries = continued(disk.snapshot, disk.entries)
-        stored = Stored(disk.term, disk.voted_for, disk.snapshot, list(disk.entries))
-        self.raft = Raft(self.number, stored, self.world.settings, self.world.seed * 64 + self.number + self.life * 8, self.now)
+        stored = Stored(disk.term, disk.voted_for, disk.snapshot, list(disk.entries), disk.blank)
+        self.raft = Raft(
+            self.number, stored, self.world.settings, self.world.seed * 64 + self.number + self.life * 8, self.now
+        )
         self.inbox, self.busy, self.timer = deque(), False, float("inf")
         self.applied, self.digest = disk.snapshot.end, int.from_bytes(disk.snapshot.data[:8], "big")
         self.world.judge.started(self)
@@ -236,7 +240,7 @@ class World:
         self.hosts = {number: Host(self, number, self.voters) for number in self.voters}
         self.hosts.update({number: Host(self, number, ()) for number in spares})
         self.proposals = 0
-        self.transfers = 0
+        self.transfers = self.disks_lost = 0
         self.marked = 0
 
     # The loop ---------------------------------------------------------------------------------------------------------
@@ -344,7 +348,9 @@ class World:
             a, b = self.random.sample(numbers, 2)
             self.cut |= {(a, b)}
             self.note(f"{a} does not reach {b}")
-        elif what < 0.75 and newest is not None:
+        elif what < 0.72 and newest is not None:
+            self.replace_disk(one, newest)
+        elif what < 0.76 and newest is not None:
             self.note(f"{newest.number} resigns")
             newest.take(Resign())
         elif what < 0.88 and self.changes and newest is not None and newest.raft is not None:
@@ -354,6 +360,21 @@ class World:
         else:
             self.cut = set()
         self.after(self.random.expovariate(3.0), self.fault)
+
+    def replace_disk(self, number: int, newest: Host) -> None:
+        """A disk is lost, with all that its voter ever promised; no second one before the first has caught up."""
+        assert newest.raft is not None
+        voters = newest.raft.log.voters
+        if len(voters) < 3 or any(self.hosts[voter].disk.blank for voter in voters):
+            return
+        self.note(f"{number} loses its disk")
+        self.crash(number)
+        host = self.hosts[number]
+        host.lost.append(host.disk)
+        host.disk = Disk(self.voters if number in self.voters else ())
+        host.disk.blank = True
+        self.judge.forgot(number)
+        self.disks_lost += 1
 
     def crash(self, number: int, down: float | None = None) -> None:
         self.hosts[number].crash()
@@ -389,6 +410,7 @@ class Report(msgspec.Struct):
     snapshots_installed: int
     voter_changes: int
     transfers: int
+    disks_lost: int
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -400,7 +422,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trace", action="store_true")
     options = parser.parse_args(arguments)
     began = time.monotonic()
-    report = Report(0, 0.0, 0.0, 0, 0, 0, 0, 0)
+    report = Report(0, 0.0, 0.0, 0, 0, 0, 0, 0, 0)
     for seed in range(options.start, options.start + options.seeds):
         try:
             world = run_seed(seed, voters=options.voters)
@@ -415,6 +437,7 @@ def main(arguments: list[str] | None = None) -> int:
         report.snapshots_installed += world.judge.installed
         report.voter_changes += sum(entry.voters is not None for entry in world.judge.history)
         report.transfers += world.transfers
+        report.disks_lost += world.disks_lost
         report.seconds = round(time.monotonic() - began, 1)
         if report.seconds > options.seconds:
             break

@@ -113,9 +113,7 @@ class Actor(Process):
         directory = Path(f"{DATA}/{start.topic}-{start.partition}")
         config = LogConfig.from_topic(start.configs)
         try:
-            self.log = Log.open(
-                directory, config, files=self.files, now_ms=on.now_ms(), topic_id=start.topic_id
-            )
+            self.log = Log.open(directory, config, files=self.files, now_ms=on.now_ms(), topic_id=start.topic_id)
             self.begin(self.log)
         except StorageError as error:
             if isinstance(error.__cause__, BlockingIOError) and self.engine.time < self._lock_until:
@@ -226,9 +224,7 @@ class Actor(Process):
             judge = self.world.judge
             judge.started(self.host, truth, log.start_offset)
             leading = self.kind == "partition"
-            judge.logged(
-                self.host, truth, leader=self.identity if leading else "", epoch=self.start.epoch or 0
-            )
+            judge.logged(self.host, truth, leader=self.identity if leading else "", epoch=self.start.epoch or 0)
             self.judge_watermark(truth, log)
 
     def judge_watermark(self, truth: Any, log: Log) -> None:

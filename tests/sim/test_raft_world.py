@@ -141,9 +141,15 @@ def test_a_leader_that_resigns_but_goes_on_is_caught(monkeypatch: pytest.MonkeyP
     assert "still has its lease" in caught()
 
 
+def test_the_vote_of_a_lost_disk_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Voter, "wins", lambda self, granted, blank: self.is_majority(granted))
+    assert "without what is committed" in caught()
+
+
 def test_a_world_has_what_the_seeds_are_for() -> None:
     worlds: list[World] = [run_seed(seed) for seed in range(30)]
     assert sum(len(world.judge.leaders) for world in worlds) > 60
     assert sum(world.judge.installed for world in worlds) > 5
     assert sum(world.transfers for world in worlds) > 2
+    assert sum(world.disks_lost for world in worlds) > 0
     assert any(entry.voters is not None for world in worlds for entry in world.judge.history)

@@ -97,9 +97,7 @@ class World:
         def opened(lane: Port) -> None:
             lane.call(m.CreateTopics(topics=[topic]), lambda reply: None, 10.0)
 
-        self.network.dial(
-            self.admin, lambda: host.processes.get("controller"), opened, lambda: None, host.number
-        )
+        self.network.dial(self.admin, lambda: host.processes.get("controller"), opened, lambda: None, host.number)
 
     def all_led(self) -> bool:
         """Whether each partition's leader serves."""
