@@ -48,11 +48,13 @@ _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 
 class QuorumState(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest term and whom this voter elected in it; ``voters`` is the set that the empty log began with."""
+    """The newest term and whom this voter elected in it; ``voters`` is the set that the empty log began with.
+    ``blank``: see ``raft.state.Voter``."""
 
     term: int
     voted_for: VoterId | None
     voters: tuple[VoterId, ...]
+    blank: bool = False
     version: int = 0
 
 
@@ -117,20 +119,24 @@ class VoterStorage:
         known = max(snapshot.term, entries[-1].term if entries else 0)
         if state is None:
             # Before the log says anything: it must never be taken for that of a quorum of one.
-            state = QuorumState(term=max(known, log.epoch, 0), voted_for=None, voters=self._voters)
+            state = QuorumState(
+                term=max(known, log.epoch, 0), voted_for=None, voters=self._voters, blank=self._voters != (me,)
+            )
             self._save_state(state)
         # What a crash left unsynced counts from now on.
         log.sync()
         if known > state.term:
-            return Stored(known, None, snapshot, entries)
-        return Stored(state.term, state.voted_for, snapshot, entries)
+            return Stored(known, None, snapshot, entries, state.blank)
+        return Stored(state.term, state.voted_for, snapshot, entries, state.blank)
 
     def carry_out(self, writes: Sequence[Write]) -> None:
         """All of it, in order, durable on return. Raises ``StorageError``."""
         for write in writes:
             match write:
                 case SaveVote():
-                    self._save_state(QuorumState(term=write.term, voted_for=write.voted_for, voters=self._voters))
+                    self._save_state(
+                        QuorumState(term=write.term, voted_for=write.voted_for, voters=self._voters, blank=write.blank)
+                    )
                 case SaveSnapshot():
                     self.store_snapshot(write.snapshot)
                     self._cut(write)

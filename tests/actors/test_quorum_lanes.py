@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -239,6 +240,32 @@ def test_a_voter_that_was_away_catches_up_by_the_log_or_by_a_snapshot(
                 await host.start()
             last = await (await world.leader()).follow()
             assert await ids(last) == follower.image.next_producer_id
+
+    run(test)
+
+
+def test_a_voter_whose_disk_is_lost_votes_again_once_it_has_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with quorum(tmp_path, monkeypatch) as world:
+            leader = await world.leader()
+            wiped, other = world.others(leader)
+            follower = await other.follow()
+            await until(lambda: not any(h.shell.member.raft.blank for h in world.running))  # type: ignore[union-attr]
+            given = [await ids(follower) for _ in range(3)]
+            wiped.kill()
+            shutil.rmtree(wiped.directory / "__cluster_metadata-0")
+            given.append(await ids(follower))
+            await wiped.start()
+            shell = wiped.shell
+            assert shell is not None and shell.member.raft is not None
+            raft = shell.member.raft
+            assert raft.blank
+            await until(lambda: not raft.blank)
+            leader.kill()
+            given.append(await ids(follower))
+            assert given == sorted(set(given))
 
     run(test)
 

@@ -45,7 +45,21 @@ def snapshot(end: int, term: int, *records: MetadataRecord) -> Snapshot:
 
 def test_an_empty_disk_has_the_configured_voters(tmp_path: Path) -> None:
     storage, stored = opened(tmp_path)
-    assert stored == Stored(0, None, Snapshot(0, 0, VOTERS), [])
+    assert stored == Stored(0, None, Snapshot(0, 0, VOTERS), [], blank=True)
+    storage.carry_out([SaveVote(1, 2, blank=True)])
+    storage.close()
+    again, stored = opened(tmp_path)
+    assert (stored.term, stored.voted_for, stored.blank) == (1, 2, True)
+    again.carry_out([SaveVote(1, 2)])
+    again.close()
+    last, stored = opened(tmp_path)
+    assert (stored.term, stored.voted_for, stored.blank) == (1, 2, False)
+    last.close()
+
+
+def test_a_node_that_is_alone_has_nobody_to_ask_what_it_lost(tmp_path: Path) -> None:
+    storage = VoterStorage(tmp_path, now_ms=lambda: NOW)
+    assert not storage.open(1, (1,)).blank
     storage.close()
 
 

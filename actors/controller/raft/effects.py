@@ -26,10 +26,11 @@ class Send(NamedTuple):
 
 
 class SaveVote(msgspec.Struct, frozen=True, gc=False):
-    """Replace the stored term and vote, atomically."""
+    """Replace the stored term and vote, and whether this voter is blank, atomically."""
 
     term: int
     voted_for: VoterId | None
+    blank: bool = False
 
 
 class SaveSnapshot(msgspec.Struct, frozen=True, gc=False):

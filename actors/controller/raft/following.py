@@ -31,6 +31,10 @@ def append(voter: Voter, message: AppendEntries, now: float, out: Effects) -> No
     match = entries[-1].end if entries else prev_end
     take(voter, entries, out)
     voter.commit(min(message.committed, match), out)
+    complete = match >= message.committed and log.term_at(message.committed) == message.term
+    if voter.blank and complete and not out.writes:
+        # All that the leader knows of is on our disk; and in this term nobody else is to get our vote again.
+        voter.blank, voter.voted_for = False, message.voter
     send(out.after, message.voter, EntriesAppended(term=voter.term, voter=voter.me, sent=message.sent, match=match))
 
 

@@ -63,6 +63,8 @@ def appended(voter: Voter, leader: Leader, message: EntriesAppended, now: float,
         progress.match = max(progress.match, message.match)
         progress.next = max(progress.next, progress.match)
         advance(voter, leader, now, out)
+        if voter.committed >= leader.term_end:
+            voter.blank = False
     elif expected:
         common = voter.log.newest(message.hint_end, message.hint_term)
         # None: only the snapshot knows, and any place before its end says so.

@@ -71,7 +71,7 @@ class Raft(Voter):
         ``leading.propose``, ``add_voter`` and ``remove_voter`` raise; nothing has changed then.
         """
         out = Effects()
-        before = (self.term, self.voted_for)
+        before, blank = (self.term, self.voted_for), self.blank
         match message:
             case Elapsed():
                 self._elapsed(now, out)
@@ -106,7 +106,8 @@ class Raft(Voter):
                 assert_never(message)
         if (self.term, self.voted_for) != before:
             assert not out.before, "nothing of a new term may leave before the term is stored"
-            out.writes.insert(0, SaveVote(self.term, self.voted_for))
+        if (self.term, self.voted_for, self.blank) != (*before, blank):
+            out.writes.insert(0, SaveVote(self.term, self.voted_for, self.blank))
         return out
 
     def _elapsed(self, now: float, out: Effects) -> None:

@@ -53,13 +53,15 @@ class AskVote(Message, frozen=True, kw_only=True):
 
 
 class VoteAnswered(Message, frozen=True, kw_only=True):
-    """Voter to candidate, to what was asked for the term ``asked``; ``term`` is the voter's own."""
+    """Voter to candidate, to what was asked for the term ``asked``; ``term`` is the voter's own. ``blank``: see
+    ``state.Voter``."""
 
     term: int
     voter: VoterId
     pre: bool = False
     asked: int
     granted: bool = False
+    blank: bool = False
 
 
 class AppendEntries(Message, frozen=True, kw_only=True):

@@ -40,6 +40,8 @@ class PreCandidate(msgspec.Struct):
     """
 
     granted: set[VoterId]
+    blank: set[VoterId]
+    """Those of them that are blank voters (see ``Voter``)."""
     retry_at: float
 
 
@@ -51,6 +53,8 @@ class Candidate(msgspec.Struct):
     """
 
     granted: set[VoterId]
+    blank: set[VoterId]
+    """Those of them that are blank voters (see ``Voter``)."""
     retry_at: float
 
 

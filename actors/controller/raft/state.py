@@ -35,12 +35,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 class Stored(msgspec.Struct, frozen=True):
     """What a voter finds on its disk. At the very first start: term 0 and ``Snapshot(0, 0, voters)``, with no
-    voters on a node that will be added."""
+    voters on a node that will be added, and ``blank`` unless the node is alone."""
 
     term: int
     voted_for: VoterId | None
     snapshot: Snapshot
     entries: Sequence[Entry] = ()
+    blank: bool = False
 
 
 def chance(seed: int, draw: int) -> float:
@@ -52,13 +53,20 @@ def chance(seed: int, draw: int) -> float:
 
 
 class Voter:
-    """See the module. ``committed`` never falls, and nothing before it is ever cut."""
+    """See the module. ``committed`` never falls, and nothing before it is ever cut.
+
+    A ``blank`` voter began with an empty disk. Perhaps the cluster is new; perhaps its old disk is lost, and with it
+    entries that are committed because they were on it, so that its vote could elect somebody without them. Until it
+    has all that a leader knows to be committed its vote counts only in an election where nobody has anything, or where
+    everybody agrees.
+    """
 
     def __init__(self, me: VoterId, stored: Stored, settings: Settings, seed: int, now: float) -> None:
         self.me = me
         self.settings = settings
         self.term = stored.term
         self.voted_for = stored.voted_for
+        self.blank = stored.blank
         self.log = RaftLog(stored.snapshot, continued(stored.snapshot, stored.entries))
         self.committed = stored.snapshot.end
         self._seed = seed
@@ -105,6 +113,16 @@ class Voter:
     def is_majority(self, granted: set[VoterId]) -> bool:
         voters = self.log.voters
         return sum(voter in granted for voter in voters) * 2 > len(voters)
+
+    def wins(self, granted: set[VoterId], blank: set[VoterId]) -> bool:
+        """Whether these votes elect us, some of them given by blank voters."""
+        if self.is_majority(granted - blank):
+            return True
+        return self.is_majority(granted) and (self.log.end == 0 or granted.issuperset(self.log.voters))
+
+    def own_vote(self) -> set[VoterId]:
+        """Our own vote, if it is a blank voter's."""
+        return {self.me} if self.blank else set()
 
     def follow(self, term: int, leader: VoterId | None, now: float, *, heard: bool = False) -> Follower:
         """Be a follower in this term; a new term has no vote yet. ``step`` makes a change of term durable."""

@@ -14,10 +14,10 @@ def campaign(voter: Voter, now: float, out: Effects) -> None:
     if not may_stand(voter):
         voter.follow(voter.term, None, now)
         return
-    if voter.is_majority({voter.me}):
+    if voter.wins({voter.me}, voter.own_vote()):
         stand(voter, now, out)
         return
-    voter.role = PreCandidate({voter.me}, now + voter.retry_timeout())
+    voter.role = PreCandidate({voter.me}, voter.own_vote(), now + voter.retry_timeout())
     _ask(voter, voter.term + 1, out, pre=True)
 
 
@@ -59,8 +59,8 @@ def stand(voter: Voter, now: float, out: Effects, *, transfer: bool = False) -> 
     """Take a new term and vote for ourselves in it."""
     voter.term += 1
     voter.voted_for = voter.me
-    voter.role = Candidate({voter.me}, now + voter.retry_timeout())
-    if voter.is_majority({voter.me}):
+    voter.role = Candidate({voter.me}, voter.own_vote(), now + voter.retry_timeout())
+    if voter.wins({voter.me}, voter.own_vote()):
         leading.begin(voter, now, out)
     else:
         _ask(voter, voter.term, out, transfer=transfer)
@@ -89,7 +89,9 @@ def asked(voter: Voter, message: AskVote, now: float, out: Effects) -> None:
         if granted:
             voter.voted_for = message.voter
             voter.follow(voter.term, None, now)
-    answer = VoteAnswered(term=voter.term, voter=voter.me, pre=message.pre, asked=message.term, granted=granted)
+    answer = VoteAnswered(
+        term=voter.term, voter=voter.me, pre=message.pre, asked=message.term, granted=granted, blank=voter.blank
+    )
     send(out.after, message.voter, answer)
 
 
@@ -114,13 +116,23 @@ def answered(voter: Voter, message: VoteAnswered, now: float, out: Effects) -> N
     if not message.granted:
         return
     if isinstance(role, PreCandidate) and message.pre and message.asked == voter.term + 1:
-        role.granted.add(message.voter)
-        if voter.is_majority(role.granted):
+        if _counted(voter, role, message):
             stand(voter, now, out)
-    elif isinstance(role, Candidate) and not message.pre and message.asked == voter.term:
-        role.granted.add(message.voter)
-        if voter.is_majority(role.granted):
-            leading.begin(voter, now, out)
+    elif (
+        isinstance(role, Candidate)
+        and not message.pre
+        and message.asked == voter.term
+        and _counted(voter, role, message)
+    ):
+        leading.begin(voter, now, out)
+
+
+def _counted(voter: Voter, role: PreCandidate | Candidate, message: VoteAnswered) -> bool:
+    """Whether with this vote the election is won."""
+    role.granted.add(message.voter)
+    if message.blank:
+        role.blank.add(message.voter)
+    return voter.wins(role.granted, role.blank)
 
 
 def _ask(voter: Voter, term: int, out: Effects, *, pre: bool = False, transfer: bool = False) -> None:
