@@ -24,7 +24,13 @@ from logeion.wire.apis import (
     SyncGroupRequest,
     SyncGroupResponse,
 )
-from logeion.wire.errors import InvalidGroupIdError, InvalidRequestError, KafkaError, UnknownServerError
+from logeion.wire.errors import (
+    CoordinatorLoadInProgressError,
+    InvalidGroupIdError,
+    InvalidRequestError,
+    KafkaError,
+    UnknownServerError,
+)
 
 from .. import messages as m
 
@@ -136,7 +142,11 @@ async def sync_group(
 async def heartbeat(
     gateway: Gateway, connection: Connection, header: RequestHeader, request: HeartbeatRequest
 ) -> HeartbeatResponse:
-    """Handler of Heartbeat."""
+    """Handler of Heartbeat.
+
+    Of a group whose coordinator still loads nobody knows anything bad yet, and clients do not expect to be told (some
+    take it for a fault): its members learn by their next heartbeat, as in Kafka.
+    """
     message = m.HeartbeatGroup(
         group=request.group_id,
         generation=request.generation_id,
@@ -146,6 +156,8 @@ async def heartbeat(
     try:
         _check_group(request.group_id)
         answer = await gateway.groups.ask(request.group_id, message, m.GroupAnswered, ANSWER_S)
+    except CoordinatorLoadInProgressError:
+        return HeartbeatResponse()
     except KafkaError as error:
         return HeartbeatResponse(error_code=error.code)
     return HeartbeatResponse(error_code=answer.code)

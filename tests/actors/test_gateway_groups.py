@@ -162,6 +162,14 @@ def test_a_group_without_a_name_and_metadata_that_cannot_be_stored_are_refused_b
     assert world.call(sync_group, 14, 5, request).error_code == errors.UnknownServerError.code
 
 
+@pytest.mark.parametrize("version", range(5))
+def test_a_heartbeat_to_a_group_that_still_loads_is_well(version: int) -> None:
+    world = GroupWorld()
+    world.groups.refusal = errors.CoordinatorLoadInProgressError("it starts")
+    assert world.call(heartbeat, 12, version, HeartbeatRequest(group_id="g")).error_code == 0
+    assert world.join().error_code == errors.CoordinatorLoadInProgressError.code
+
+
 def test_a_refusal_of_the_coordinator_is_the_clients_code_in_every_answer() -> None:
     world = GroupWorld()
     world.groups.refusal = errors.NotCoordinatorError("it died")
