@@ -201,7 +201,7 @@ class Host:
             self.world.after(0.0, partial(self.world.crash, self.number, 0.002))
         snapshot = self.raft.log.snapshot
         long = len(self.raft.log.entries) > 14 and self.applied > snapshot.end
-        if long and self.world.random.random() < 0.2:
+        if long and self.world.random.random() < self.world.compacts:
             data = self.digest.to_bytes(8, "big") + bytes(self.world.random.choice([0, 100]))
             tail = self.world.random.choice([snapshot.end, self.applied - 1, self.applied])
             self.take(Compact(self.applied, data, tail))
@@ -233,6 +233,7 @@ class World:
         self.pace = self.random.choice([0.02, 0.08, 0.3])
         # Voters whose patience is nearly the same stand against each other.
         self.settings = msgspec.structs.replace(SETTINGS, election_max_s=self.random.choice([1.0, 0.55]))
+        self.compacts = self.random.choice([0.2, 0.2, 0.0])
         self.faults_until = 5.0
         self.cut: set[tuple[int, int]] = set()
         self.judge = Judge(self)
@@ -385,6 +386,9 @@ class World:
         self.cut = set()
         for host in self.hosts.values():
             host.start()
+        newest = self.newest_leader()
+        if newest is not None and self.random.random() < 0.1:
+            self.replace_disk(self.random.choice(self.voters), newest)
 
 
 def run_seed(seed: int, *, voters: int | None = None) -> World:

@@ -66,6 +66,9 @@ def appended(voter: Voter, leader: Leader, message: EntriesAppended, now: float,
         if voter.committed >= leader.term_end:
             voter.blank = False
     elif expected:
+        if message.hint_end < progress.match:
+            # It has lost what it had said was on its disk.
+            progress.match = 0
         common = voter.log.newest(message.hint_end, message.hint_term)
         # None: only the snapshot knows, and any place before its end says so.
         progress.next = max(progress.match, common[0] if common is not None else -1)
