@@ -53,6 +53,7 @@ from .events import (
     SendPing,
     Start,
     Stop,
+    Stray,
     Suspected,
     Tell,
     ToGateways,
@@ -182,7 +183,7 @@ class NodeShell(Shell):
         for effect in self.machine.step(event, self.loop.time()):
             self._do(effect)
         self._arm()
-        if isinstance(event, m.Committed):
+        if isinstance(event, m.Committed) and self.machine.caught_up:
             self._note_fencing()
         if self.machine.image.cluster_id not in ("", self.identity.cluster_id):
             self.identity = identity.joined(self.data_dir, self.identity, self.machine.image.cluster_id)
@@ -196,7 +197,7 @@ class NodeShell(Shell):
             self._answer_ready()
 
     def _note_fencing(self) -> None:
-        """Say who is let in and who is not any more; a registration begins fenced, and that is no news."""
+        """Say who is let in and who is not any more, but not of the past."""
         image = self.machine.image
         inside = {node for node in image.brokers if node not in image.fenced}
         for node in sorted(inside ^ self._inside):
@@ -437,19 +438,23 @@ class NodeShell(Shell):
             await self.loop.run_in_executor(self._worker, directories.remove, aside)
 
     async def _sweep(self) -> None:
-        """Once, at the start: what predecessors left, and directories of topics that nobody knows."""
+        """Once, at the start: what predecessors left, and directories of topics that nobody knows, or others have."""
         try:
             found = await self.loop.run_in_executor(self._worker, directories.partitions, self.data_dir)
             topics = self.machine.image.topics
             strays = [one for one in found if one.topic_id not in topics and not self._going(one)]
             await self.loop.run_in_executor(self._worker, directories.set_strays_aside, strays)
+            for one in found:
+                if one.topic_id in self.machine.image.topics and not self._going(one):
+                    log.warning("%s: is assigned to other nodes by now, and removed", one.path)
+                    self._step(Stray(topic_id=one.topic_id, partition=one.partition))
             for path in await self.loop.run_in_executor(self._worker, directories.leftovers, self.data_dir):
                 await self.loop.run_in_executor(self._worker, directories.remove, path)
         except OSError as error:
             log.warning("%s: cannot be swept: %s", self.data_dir, error)
 
     def _going(self, found: directories.Found) -> bool:
-        """Whether it is being removed anyway."""
+        """Whether it is ours, or being removed anyway."""
         return (found.topic_id, found.partition) in self.machine.locals
 
     # HTTP

@@ -54,6 +54,13 @@ class DirectoryRemoved(Event, frozen=True, kw_only=True):
     failed: bool = False
 
 
+class Stray(Event, frozen=True, kw_only=True):
+    """There is a directory of a partition that may have been assigned elsewhere while this host was down."""
+
+    topic_id: str
+    partition: int
+
+
 class DownFailed(Event, frozen=True, kw_only=True):
     """``ReplicasDown`` was refused with ``code``, or (code 0) nobody answered."""
 
@@ -125,6 +132,7 @@ AnyEvent = (
     | Bound
     | Parted
     | DirectoryRemoved
+    | Stray
     | DownFailed
     | Stale
     | BeatAnswered

@@ -40,6 +40,7 @@ from .events import (
     Register,
     Reported,
     Stale,
+    Stray,
     Suspected,
     ToGateways,
     Wanted,
@@ -131,6 +132,8 @@ class NodeMachine:
                 self._parted(event, now)
             case DirectoryRemoved():
                 self._removed(event, now)
+            case Stray():
+                self._found_stray((event.topic_id, event.partition), now)
             case Wanted():
                 self.companions.want(event.actor, event.wish, now)
             case Suspected():
@@ -566,6 +569,12 @@ class NodeMachine:
             self._drop(key)
         elif local is not None:
             self.directories.put_aside(local, failed=event.failed, now=now)
+            self._reconcile(key, now)
+
+    def _found_stray(self, key: Key, now: float) -> None:
+        """It is removed like any that is assigned elsewhere; should it be ours again before, its start waits."""
+        if self.image.topic_by_id(key[0]) is not None and self.caught_up:
+            self._want(key)
             self._reconcile(key, now)
 
     def _drop(self, key: Key) -> None:

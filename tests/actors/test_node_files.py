@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from logeion.actors.node import directories, identity
+from logeion.actors.node import cleanliness, directories, identity
 from logeion.errors import ConfigError, StorageError
 from logeion.log.checkpoints import encode_topic_id
 
@@ -78,3 +78,21 @@ def test_strays_are_found_by_their_topic_and_keep_their_bytes(tmp_path: Path) ->
     directories.set_strays_aside([found])
     assert not path.exists()
     assert (tmp_path / f"{ONE}-7.stray" / f"{0:020d}.log").read_bytes() == b"x"
+
+
+def test_a_failed_directory_is_kept_under_another_name_and_the_next_replaces_it(tmp_path: Path) -> None:
+    for content in (b"first", b"second"):
+        partition(tmp_path, "orders-0", ONE).joinpath("note").write_bytes(content)
+        aside = directories.put_aside(tmp_path, "orders", ONE, 0, directories.FAILED)
+        assert aside is not None and aside.name == f"{ONE}-0.failed"
+        assert aside.joinpath("note").read_bytes() == content
+    assert not directories.leftovers(tmp_path), "nothing of it is deleted at the next start"
+
+
+def test_a_clean_stop_is_told_once_and_only_of_this_directory(tmp_path: Path) -> None:
+    assert not cleanliness.take(tmp_path, "d1")
+    cleanliness.leave(tmp_path, "d1")
+    assert cleanliness.take(tmp_path, "d1")
+    assert not cleanliness.take(tmp_path, "d1"), "a crash after this start is no clean stop"
+    cleanliness.leave(tmp_path, "d2")
+    assert not cleanliness.take(tmp_path, "d1"), "that was another's"

@@ -6,7 +6,7 @@ import pytest
 
 from logeion.actors import messages as m
 from logeion.actors.node.adoption import KILLED_S, START_S
-from logeion.actors.node.events import Stop
+from logeion.actors.node.events import Stop, Stray
 from logeion.actors.node.local import OFFLINE_RETRY_S
 
 from .host_world import Host
@@ -211,6 +211,19 @@ def test_an_assignment_that_came_back_while_the_node_was_down_costs_no_directory
     host.connect()
     host.settle()
     assert not host.removed and list(host.processes) == [FOLLOWER]
+
+
+def test_what_was_assigned_elsewhere_while_the_host_was_down_is_removed(host: Host) -> None:
+    topic_id = orders(host, [2, 3])
+    host.step(Stray(topic_id=topic_id, partition=0))
+    assert [(one.topic, one.keep) for one in host.removing] == [("orders", False)]
+    host.change("orders", replicas=[2, 3, 1])
+    host.catch_up()
+    assert not host.to_supervisor, "its name is not free yet"
+    host.settle()
+    assert list(host.processes) == [FOLLOWER]
+    host.step(Stray(topic_id=topic_id, partition=0))
+    assert not host.removing, "it is ours"
 
 
 # Slices
