@@ -108,8 +108,8 @@ class NodeShell(Shell):
         self._awaiting: list[tuple[Lane, int, int]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._ready = self._swept = False
-        # The nodes that are not fenced.
-        self._inside: set[int] = set()
+        # The nodes that are not fenced, and their broker epochs.
+        self._inside: dict[int, int] = {}
         self._draining: dict[int, tuple[Lane, int]] = {}
         self._drains = count(1)
         self._http: asyncio.Task[None] | None = None
@@ -197,11 +197,14 @@ class NodeShell(Shell):
             self._answer_ready()
 
     def _note_fencing(self) -> None:
-        """Say who is let in and who is not any more, but not of the past."""
+        """Say who is let in and who is not any more; not of the past, nor of one that has just registered anew."""
         image = self.machine.image
-        inside = {node for node in image.brokers if node not in image.fenced}
-        for node in sorted(inside ^ self._inside):
-            log.info("node %d is %s", node, "let in" if node in inside else "fenced")
+        inside = {node: one.broker_epoch for node, one in image.brokers.items() if node not in image.fenced}
+        for node in sorted(inside.keys() - self._inside.keys()):
+            log.info("node %d is let in", node)
+        for node in sorted(self._inside.keys() - inside.keys()):
+            if image.brokers[node].broker_epoch == self._inside[node]:
+                log.warning("node %d is fenced", node)
         self._inside = inside
 
     def _arm(self) -> None:
