@@ -240,6 +240,10 @@ class Recovery:
             if number and (segment.base != end if rolled else segment.base < end):
                 self._drop(segments, suspects[number:])
                 return end
+            if not (segment.size or segment.index_count or segment.time_count):
+                # A new log, mostly: there is nothing to check, and its indexes are as empty.
+                end = segment.base
+                continue
             walk = segment.rebuild_indexes(
                 self._config.index_interval_bytes, check_from=trusted, on_batch=self._note_epoch
             )
