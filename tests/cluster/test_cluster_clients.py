@@ -224,10 +224,23 @@ def _commit(consumer: Consumer) -> Any:
         return None
 
 
+def metrics(cluster: Cluster, node: int) -> dict[str, float]:
+    """What the node's page says that has no labels."""
+    with urllib.request.urlopen(f"http://{cluster.admin(node)}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    pairs = [line.split() for line in lines if not line.startswith("#") and "{" not in line]
+    return {name: float(value) for name, value in pairs}
+
+
 def test_health_tells_of_a_node_that_is_away_and_of_what_it_costs(cluster: Cluster) -> None:
     create_topic(cluster.bootstrap, "watched", 3, 3, IN_SYNC)
     cluster.wait_healthy()
     assert logeion(cluster, "cluster", "health", "--wait", "20").returncode == 0
+    told = [metrics(cluster, node) for node in cluster.nodes]
+    assert sum(one["kafka_controller_kafkacontroller_activecontrollercount"] for one in told) == 1
+    assert sum(one["kafka_server_replicamanager_underreplicatedpartitions"] for one in told) == 0
+    led = sum(one["kafka_server_replicamanager_leadercount"] for one in told)
+    assert led == sum(one["kafka_server_replicamanager_partitioncount"] for one in told) / 3
     victim = 3
     cluster.pause_node(victim)
     try:
