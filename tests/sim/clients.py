@@ -246,7 +246,7 @@ class Consumer(Client):
         assert on is not None
         view = self.world.judge.replica(on.number, truth).here
         view.refresh()
-        self.position = max(self.position, advanced.log_start)
+        self.position = max(self.position, advanced.log_start, truth.start)
         if advanced.high_watermark <= self.position:
             return
         batches = [batch for batch in view.holding(self.position) if batch.base < advanced.high_watermark]

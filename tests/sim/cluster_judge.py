@@ -67,8 +67,8 @@ class Judge:
         self.replicas: dict[tuple[int, Key], Replica] = {}
         # (host, partition) that may lack what it should hold, and whether the cluster can know that by now.
         self.lost: dict[tuple[int, Key], bool] = {}
-        # (host, partition) that has lost storage and has not been in the ISR since.
-        self.budget: set[tuple[int, Key]] = set()
+        # (host, partition) that has lost storage and has not been in the ISR since; not before this time, anyway.
+        self.budget: dict[tuple[int, Key], float] = {}
         self.sent: dict[tuple[int, int, int], bytes] = {}
         self.acks = 0
         self.elections = 0
@@ -150,8 +150,10 @@ class Judge:
         for node in self.world.hosts:
             if self.lost.get((node, key)) and (node not in members or node not in known):
                 del self.lost[node, key]
-            if (node, key) in self.budget and node in record.isr and (node, key) not in self.lost:
-                self.budget.discard((node, key))
+            since = self.budget.get((node, key))
+            if since is not None and node in record.isr and (node, key) not in self.lost:
+                if since < self.world.engine.time:
+                    del self.budget[node, key]
         for node in sorted(members - known):
             self.holds_truth(node, truth)
 
@@ -300,22 +302,26 @@ class Judge:
     def storage_lost(self, host: int, key: Key) -> None:
         """What this host held of the partition is gone."""
         self.lost[host, key] = False
-        self.budget.add((host, key))
+        self.budget[host, key] = self.world.engine.time
         replica = self.replicas.get((host, key))
         if replica is not None:
             replica.log_start = replica.high_watermark = 0
 
     def lost_is_known(self, host: int, key: Key) -> None:
         """From now on the controller can know that: whoever is in the ISR again has got it all back."""
-        replica = self.replicas.get((host, key))
-        if replica is not None and self.lost.get((host, key)) is False:
-            replica.log_start = replica.high_watermark = 0
         if (host, key) in self.lost:
             truth = self.truths.get(key)
             self.lost[host, key] = True
             if truth is not None and truth.newest is not None:
                 if host not in truth.newest.isr and host not in truth.newest.elr:
                     del self.lost[host, key]
+
+    def removed(self, host: int, key: Key) -> None:
+        """The partition's directory is gone: the next one there begins from nothing."""
+        self.lost_is_known(host, key)
+        replica = self.replicas.get((host, key))
+        if replica is not None:
+            replica.log_start = replica.high_watermark = 0
 
     def restored(self, host: int, image: MetadataImage, next_offset: int) -> None:
         """A controller begins with a snapshot."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from logeion.actors import messages as m
 from logeion.actors.controller import machine as decisions
 from logeion.actors.controller.entries import Commit, pack_records, pack_snapshot
-from logeion.actors.controller.machine import REQUESTS, ControllerMachine
+from logeion.actors.controller.machine import REQUESTS, ControllerMachine, Decision, Request
 from logeion.actors.controller.member import (
     Acts,
     Ask,
@@ -29,6 +29,7 @@ from logeion.actors.controller.storage import VoterStorage, is_full
 from logeion.actors.controller.topics import Defaults
 from logeion.actors.metadata import MetadataImage
 from logeion.wire.errors import NotControllerError, StorageError
+from tests.sim.engine import Violated
 from tests.sim.hosts import DATA
 from tests.sim.network import Port
 from tests.sim.process import Process
@@ -41,6 +42,21 @@ REDIAL_S = 0.05
 RELAY_S = 5.0
 FULL_AGAIN_S = 0.5
 QUESTIONS = (*REQUESTS, m.ChangeVoters, m.DescribeQuorum)
+
+
+class JudgedMachine(ControllerMachine):
+    """The real one; what it makes of a leader's proposal is looked at."""
+
+    def handle(self, request: Request, now: float) -> Decision:
+        before = None
+        if isinstance(request, m.AlterPartition):
+            before = self.image.partition(request.topic_id, request.partition)
+        decision = super().handle(request, now)
+        if isinstance(request, m.AlterPartition) and decision.records and before is not None:
+            asked, was = (request.leader_epoch, request.partition_epoch), (before.leader_epoch, before.partition_epoch)
+            if asked != was:
+                raise Violated(f"I3: a proposal of epochs {asked} is taken, the partition is in {was}: {request}")
+        return decision
 
 
 class ControllerProcess(Process):
@@ -85,7 +101,7 @@ class ControllerProcess(Process):
 
     def _machine(self, image: MetadataImage) -> ControllerMachine:
         settings = self.world.settings
-        return ControllerMachine(
+        return JudgedMachine(
             Defaults(partitions=1, replication_factor=1),
             self.world.new_topic_id,
             image,

@@ -108,6 +108,7 @@ class ReplicaProcess(Actor):
                         self.sync()
                     case Commit():
                         log.advance_high_watermark(effect.high_watermark)
+                        self.look_again()
                     case Truncate():
                         self.world.note(f"{self.name} truncates from {log.end_offset} to {effect.offset}")
                         log.truncate(effect.offset)

@@ -56,6 +56,8 @@ class LogView:
         self.compared = 0
         self.torn = ""
         self._files: dict[str, _File] = {}
+        self._order: list[_File] = []
+        self._reading = 0
 
     @property
     def end(self) -> int:
@@ -78,8 +80,7 @@ class LogView:
                     whole = False
                     break
         if whole:
-            if logs:
-                self._extend(files[max(logs)])
+            self._read_on()
             return False
         logs.sort()
         grown = bool(files) and all(
@@ -93,14 +94,25 @@ class LogView:
             self._files = files = {}
             self.batches, self.bases = [], []
             self.shape += 1
-            self.compared = 0
+            self.compared = self._reading = 0
         for name in logs:
             assert names is not None
             if name not in files:
                 file = files[name] = _File(names[name])
                 file.shape = names[name].synced_shape if self.durable else names[name].shape
-            self._extend(files[name])
+        self._order = list(files.values())
+        self._read_on()
         return not grown
+
+    def _read_on(self) -> None:
+        """From the first file that was not read to its end."""
+        order = self._order
+        while self._reading < len(order):
+            file = order[self._reading]
+            self._extend(file)
+            if file.parsed < len(file.inode.data) or self._reading + 1 == len(order):
+                return
+            self._reading += 1
 
     def _extend(self, file: _File) -> None:
         data = file.inode.synced if self.durable else file.inode.data

@@ -299,9 +299,10 @@ class NodeProcess(Process):
         if effect.keep:
             on.disk.remove(f"{name}.failed")
             on.disk.move(name, f"{name}.failed")
-            self.world.judge.lost_is_known(on.number, (effect.topic_id, effect.partition))
+            self.world.judge.removed(on.number, (effect.topic_id, effect.partition))
         elif self.world.topic_id_in(on, name) in (effect.topic_id, None):
             on.disk.remove(name)
+            self.world.judge.removed(on.number, (effect.topic_id, effect.partition))
         self.step(DirectoryRemoved(topic_id=effect.topic_id, partition=effect.partition))
 
 

@@ -139,7 +139,8 @@ class World:
             self.judge.storage_lost(host.number, truth.key)
 
     def storage_broken(self, host: Host, truth: Truth) -> None:
-        self.judge.storage_lost(host.number, truth.key)
+        """What was synced before is there, as long as the replica counts; then it is set aside."""
+        self.judge.budget[host.number, truth.key] = self.engine.time + 4.0
 
     # What happens
 

@@ -1,0 +1,134 @@
+"""Bugs that the simulator must see: each is a test-only patch of the product, and an invariant finds it.
+
+Every one has cost somebody data once (kafka.md, 6.6; the Raft paper; the issue names them). The product's own
+assertions do not count: a process that ends of one only dies, the world goes on until a judge objects.
+
+    python -m tests.sim.planted [--only NAME] [--seeds 2000] [--start 0] [--jobs 2]     (the seed that catches each)
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.sim import cluster_world, group_world, plants, raft_judge, raft_world
+from tests.sim.engine import Violated
+
+SEEDS = 2000
+
+
+class Plant(msgspec.Struct, frozen=True):
+    """``seed`` is one that is known to catch it; ``world`` where: cluster, raft or group."""
+
+    patch: Callable[[pytest.MonkeyPatch], None]
+    seed: int
+    world: str = "cluster"
+
+
+PLANTS: dict[str, Plant] = {
+    "ack before the ISR has it": Plant(plants.ack_early, 0),
+    "watermark from unsynced ends": Plant(plants.watermark_unsynced, 0),
+    "restart appends in the same epoch": Plant(plants.same_epoch, 0),
+    "no epoch check on a fetch reply": Plant(plants.stale_reply, 0),
+    "truncation to the watermark": Plant(plants.truncate_to_watermark, 0),
+    "watermark raised before truncation": Plant(plants.watermark_first, 0),
+    "stale incarnation counted as progress": Plant(plants.stale_incarnation, 0),
+    "ISR expanded before the epoch start": Plant(plants.expand_early, 0),
+    "ISR shrunk without the controller": Plant(plants.shrink_alone, 0),
+    "lower partition epoch accepted": Plant(plants.lower_partition_epoch, 0),
+    "leader elected outside ISR and ELR": Plant(plants.elect_anybody, 0),
+    "controller acts on an uncommitted record": Plant(plants.act_uncommitted, 0),
+    "vote not persisted": Plant(plants.vote_not_persisted, 0, "raft"),
+    "earlier term's entry committed by count": Plant(plants.commit_by_count, 0, "raft"),
+    "committed entries truncated": Plant(plants.truncate_committed, 0, "raft"),
+    "snapshot drops its tail": Plant(plants.snapshot_drops_tail, 0, "raft"),
+    "duplicate answered before the watermark": Plant(plants.duplicate_early, 0),
+    "producers not rebuilt after truncation": Plant(plants.producers_kept, 0),
+    "failed fsync retried and acked": Plant(plants.sync_retried, 0),
+    "torn batch kept by recovery": Plant(plants.torn_kept, 0),
+    "dead Coordinator's late append accepted": Plant(plants.late_append, 0, "group"),
+    "commit accepted from an old generation": Plant(plants.old_generation, 0, "group"),
+}
+
+
+def run(name: str, seed: int, *, planted: bool = True) -> str:
+    """What a judge says of this seed; "" if nothing."""
+    plant = PLANTS[name]
+    with pytest.MonkeyPatch.context() as patch:
+        if plant.world == "group":
+            plants.real_fence(patch)
+        if planted:
+            plant.patch(patch)
+        if plant.world == "raft":
+            return _complaint(raft_world.run_seed, raft_judge.Violated, seed)
+        if plant.world == "group":
+            return _complaint(lambda seed: group_world.run_seed(seed, protocol="classic"), group_world.Violated, seed)
+        return _in_cluster(seed)
+
+
+def _in_cluster(seed: int) -> str:
+    world = cluster_world.ClusterWorld(seed)
+    try:
+        world.live()
+    except Violated as violation:
+        return str(violation)
+    except cluster_world.Crashed:
+        return ""
+    return ""
+
+
+def _complaint(run_seed: Callable[[int], Any], violated: type[AssertionError], seed: int) -> str:
+    try:
+        run_seed(seed)
+    except violated as violation:
+        return str(violation)
+    except (AssertionError, ValueError, IndexError):
+        return ""
+    return ""
+
+
+def find(name: str, start: int = 0, seeds: int = SEEDS) -> tuple[int, str] | None:
+    """The first seed that catches it, and what is said of it."""
+    for seed in range(start, start + seeds):
+        complaint = run(name, seed)
+        if complaint and not complaint.startswith("after "):
+            return seed, complaint
+    return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="a part of a bug's name")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--start", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1)
+    options = parser.parse_args(arguments)
+    names = [name for name in PLANTS if not options.only or options.only in name]
+    missed = 0
+    with cluster_world.workers(options.jobs) as spread:
+        tasks = [(name, options.start, options.seeds) for name in names]
+        for name, found, seconds in spread(_search, tasks):  # type: ignore[operator]
+            if found is None:
+                missed += 1
+                print(f"{name}: {options.seeds} seeds from {options.start} ran clean over it ({seconds:.0f} s)")
+            else:
+                needed = found[0] - options.start + 1
+                print(f"{name}: caught by seed {found[0]} (of {needed}, {seconds:.0f} s): {found[1].splitlines()[0]}")
+            sys.stdout.flush()
+    return 1 if missed or not names else 0
+
+
+def _search(task: tuple[str, int, int]) -> tuple[str, tuple[int, str] | None, float]:
+    began = time.monotonic()
+    return task[0], find(*task), time.monotonic() - began
+
+
+if __name__ == "__main__":
+    sys.exit(main())
