@@ -10,6 +10,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from logeion.wire.errors import ConfigError
+
 from ..hosts import dial_host, load_secret
 from ..lanes import Lane, LaneError
 
@@ -40,7 +42,12 @@ class Forward:
     async def _reach(self) -> None:
         topic_id, partition = self._link.key
         target = f"partition-{topic_id}-{partition}"
-        secret = load_secret(self._gateway.config)
+        try:
+            secret = load_secret(self._gateway.config)
+        except ConfigError as error:
+            # What is held fails in time; a file that went must not cost all other clients their gateway.
+            log.error("nothing can be forwarded to node %d: %s", self.node, error)
+            return
         retry_s = FIRST_RETRY_S
         while True:
             try:

@@ -374,6 +374,19 @@ def test_a_host_that_is_not_reached_in_time_costs_an_error_that_names_the_leader
     in_world(body)
 
 
+def test_without_its_secret_a_gateway_lives_and_says_who_leads(in_world: Any, tmp_path: Path) -> None:
+    async def body(world: World) -> None:
+        client = await world.client()
+        await client.produce(0, timeout_ms=300)
+        await until(lambda: world.held)
+        (tmp_path / "secret").unlink()
+        world.lead(2, 4)
+        await until(lambda: client.answers)
+        assert client.produced == [(NOT_LEADER, -1)]
+
+    in_world(body)
+
+
 def test_what_was_sent_behind_a_refused_batch_does_not_pass_it_when_a_leader_serves_meanwhile(in_world: Any) -> None:
     async def body(world: World) -> None:
         client = await world.client()
