@@ -414,7 +414,10 @@ class Replication:
                 continue
             if follower.parked_until <= now:
                 follower.parked = None
-                effects.append(Tell(follower.lane, self._nothing()))
+                # Whether the log of one that has lost some of it agrees with ours was not looked at: our watermark is
+                # none of its business.
+                code = ReplicaNotAvailableError.code if follower.lost else 0
+                effects.append(Tell(follower.lane, self._nothing(code=code)))
             elif news and not follower.lost:
                 self._tell_watermark(effects, follower)
         self._look_again(now)

@@ -412,6 +412,18 @@ def test_a_follower_that_lost_what_it_had_acknowledged_gets_nothing_until_it_has
     assert proposal(effects).isr == [1, 2, 3]
 
 
+def test_a_follower_that_lost_something_does_not_hear_of_the_watermark_while_it_waits() -> None:
+    machine = leader()
+    follow(machine, 2, 3)
+    append(machine, 1.0, mail("a"))
+    persist(machine, 2, 10, now=1.0)
+    persist(machine, 3, 10, now=1.0)
+    effects = machine.fetched("again", fetch(2, 5, incarnation=2, wait_ms=400), 1.2)
+    machine.altered(proposal(effects) and 1, 0, 1.2)
+    said = [effect.message for effect in only(wait(machine, 2.0), Tell) if effect.lane == "again"]
+    assert [message.code for message in said if isinstance(message, LogFetched)] == [9] and len(said) == 1
+
+
 def test_a_follower_in_another_directory_is_another_replica() -> None:
     machine = leader()
     follow(machine, 2, 3)
