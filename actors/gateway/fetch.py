@@ -50,6 +50,9 @@ IDS_SINCE = 13
 # What one response carries at most, whatever the client asks for (Kafka's fetch.max.bytes of the broker).
 RESPONSE_MAX = 57_671_680
 
+# How long a fetch may take beyond what its client waits, to find out who leads.
+SHORTEST_CONFIRM_S = 1.0
+
 # The longest that a fetch is parked, whatever the client asks for.
 LONGEST_MS = 300_000
 
@@ -57,7 +60,19 @@ LONGEST_MS = 300_000
 class FetchCall:
     """One fetch request, tried again each time that something it waits for has happened."""
 
-    __slots__ = ("_asked", "_cold_done", "_topics", "deadline_ms", "exchange", "fresh", "gateway", "heard", "request")
+    __slots__ = (
+        "_asked",
+        "_certain",
+        "_cold_done",
+        "_confirming",
+        "_topics",
+        "deadline_ms",
+        "exchange",
+        "fresh",
+        "gateway",
+        "heard",
+        "request",
+    )
 
     def __init__(self, gateway: Gateway, exchange: Exchange, request: FetchRequest) -> None:
         self.gateway = gateway
@@ -79,6 +94,8 @@ class FetchCall:
         self.fresh: set[Key] = set()
         self.heard: set[Key] = set()
         self._asked = 0
+        # Whether this node leads what it seems to lead; None while nobody has wanted to know.
+        self._certain: bool | None = None
         self._cold_done = False
 
     # One attempt ----------------------------------------------------------------------------------------------------
@@ -92,14 +109,11 @@ class FetchCall:
         enough = reading.failed or reading.size >= self.request.min_bytes
         if not enough and not final and now < self.deadline_ms:
             reading.release()
-            if reading.unsure:
-                self._ask(reading.unsure)
-            else:
+            if not self._find_out(reading):
                 self._park(reading.waits)
             return
-        if reading.unsure and not reading.size and not reading.failed and not final:
+        if not reading.size and not reading.failed and not final and self._find_out(reading):
             # Nobody has said yet that there is nothing: a fetch that does not wait still sees all that is committed.
-            self._ask(reading.unsure)
             return
         if reading.slices and not self._cold_done:
             self._cold_done = True
@@ -118,6 +132,24 @@ class FetchCall:
         self._asked = len(links)
         for link in links:
             link.refresh(self._told(link.key))
+
+    async def _confirm(self) -> None:
+        """What lies beyond a log's end is out of range only if it is certain whose end that is; then try again."""
+        left_s = (self.deadline_ms - self.gateway.now_ms()) / 1000
+        self._certain = await self.gateway.confirming.confirm(max(left_s, SHORTEST_CONFIRM_S))
+        self._asked = 0
+        self.attempt()
+
+    def _find_out(self, reading: _Reading) -> bool:
+        """Whether something is asked first, before this attempt counts."""
+        if reading.unsure:
+            self._ask(reading.unsure)
+        elif reading.beyond and self._certain is None:
+            self._asked = 1
+            self._confirming = self.gateway.loop.create_task(self._confirm())
+        else:
+            return False
+        return True
 
     def _told(self, key: Key) -> Callable[[bool], None]:
         def told(answered: bool) -> None:
@@ -145,13 +177,15 @@ class FetchCall:
 class _Reading:
     """What one attempt found: the response, and the slices that its file ranges point into."""
 
-    __slots__ = ("call", "failed", "response", "size", "slices", "unsure", "waits")
+    __slots__ = ("beyond", "call", "failed", "response", "size", "slices", "unsure", "waits")
 
     def __init__(self, call: FetchCall) -> None:
         self.call = call
         self.failed = False
         self.size = 0
         self.slices: list[Slice] = []
+        # Whether an offset lies beyond its log's end, but perhaps of an old leader's log.
+        self.beyond = False
         # Partitions where somebody must be asked before "nothing" or "out of range" is the truth.
         self.unsure: list[Link] = []
         # Where to wait, and for the watermark to pass what.
@@ -204,7 +238,10 @@ class _Reading:
         if offset < state.high_watermark:
             self._slice(link, state, asked, result, room)
         elif offset > state.end and link.key in self.call.fresh and link.lane is not None:
-            raise OffsetOutOfRangeError(f"offset {offset} is beyond the log's end {state.end}")
+            if gateway.confirming.confirmed:
+                raise OffsetOutOfRangeError(f"offset {offset} is beyond the log's end {state.end}")
+            self.beyond = True
+            self.waits.append((link, offset))
         else:
             if (
                 link.lane is not None

@@ -68,8 +68,7 @@ class Link:
         self._probe = Watch(epoch=epoch, offset=-1)
         self._armed = None
         self.refresh(lambda _told: None)
-        for held in self.holding.serving():
-            self._send(held)
+        self._send_again(self.holding.serving())
         self.arm()
 
     def disconnected(self, lane: Lane) -> None:
@@ -132,8 +131,7 @@ class Link:
             self._forward_epoch = epoch
             again = self.holding.serving()
             log.info("%d held batches of %s-%d go to node %d", len(again), *self.key, forward.node)
-            for held in again:
-                self._send(held)
+            self._send_again(again)
             self._end_if_empty()
 
     def unreached(self, forward: Forward) -> None:
@@ -175,6 +173,17 @@ class Link:
         for held in self.holding.expire(now_ms):
             held.work.failed(NotLeaderOrFollowerError("no leader of the partition served in time"))
         self._end_if_empty()
+
+    def _send_again(self, again: list[Held[Part]]) -> None:
+        """What was held goes to whoever leads now, but not behind a batch that the leader before has not confirmed in
+        time: this one need not have it, and would take what follows for out of order."""
+        for held in again:
+            sender = held.work.sender
+            if sender is not None and self.gateway.refusals.behind(sender.producer, sender.sequence):
+                self.holding.withdraw(held)
+                held.work.failed(NotLeaderOrFollowerError("a batch before this one was refused: send that one first"))
+            else:
+                self._send(held)
 
     def _send(self, held: Held[Part]) -> None:
         lane, epoch = self.lane, self.epoch

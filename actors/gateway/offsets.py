@@ -37,6 +37,10 @@ DEFAULT_MS = 20_000
 # The first versions of the special timestamps -3 (KIP-734), -4 (KIP-405), -5 (KIP-1005) and -6 (KIP-1075).
 SPECIAL_SINCE = {-1: 1, -2: 1, -3: 7, -4: 8, -5: 9, -6: 11}
 
+# What never moves while another leads, and so needs no certainty of who does.
+OLDEST = (-2, -4)
+CONFIRM_S = 5.0
+
 # Before version 5 clients do not know OFFSET_NOT_AVAILABLE (KIP-207).
 NOT_AVAILABLE_SINCE = 5
 
@@ -88,6 +92,9 @@ async def _find(
     error = check_client_epoch(asked.current_leader_epoch, topic.partitions[asked.partition_index].leader_epoch)
     if error is not None:
         raise error
+
+    if timestamp not in OLDEST and not await gateway.confirming.confirm(min(deadline.left, CONFIRM_S)):
+        raise OffsetNotAvailableError("whether this node still leads the partition cannot be found out")
 
     def message(epoch: int) -> FindOffset:
         return FindOffset(epoch=epoch, timestamp=timestamp)

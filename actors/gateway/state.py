@@ -25,6 +25,7 @@ from ..messages import AnyMessage, DescribeLog, FindEpochEnd, FindOffset, Messag
 from ..metadata import MetadataImage, MetadataRecord, PartitionChanged, Topic, TopicDeleted
 from ..suspicion import Suspicion
 from .answers import Answers
+from .confirming import Confirming
 from .groups import Groups
 from .links import Key, Link
 from .load import Load
@@ -69,6 +70,7 @@ class Gateway:
         self.descriptors = Descriptors()
         self.producer_ids = ProducerIds()
         self.refusals = Refusals()
+        self.confirming = Confirming(self)
         self._aging: asyncio.TimerHandle | None = None
         self.answers = Answers()
         self.suspicion = Suspicion(loop)
@@ -277,6 +279,7 @@ class Gateway:
         if self._aging is not None:
             self._aging.cancel()
         self.suspicion.close()
+        self.confirming.close()
         for link in self.links.values():
             link.close()
         self.groups.close()
