@@ -73,6 +73,11 @@ tools: install ## fetch the foreign clients and brokers that the interop tests a
 kafka-peer: tools ## run the interop tests against a real Apache Kafka instead of Logeion
 	$(PY) -m tests.interop.peers run kafka -- $(PY) -m pytest tests/interop
 
+.PHONY: client-peer
+client-peer: tools ## run the client's integration tests against a real Apache Kafka instead of Logeion
+	$(PY) -m tests.interop.peers run kafka -- $(PY) -m pytest tests/client/test_broker.py tests/client/test_sync.py \
+		tests/client/test_subscriber.py tests/client/test_compat.py tests/client/test_guide.py
+
 .PHONY: bench
 bench: tools ## every figure of the README (an hour; `python -m bench.compare --help` for parts)
 	$(PY) -m bench.compare

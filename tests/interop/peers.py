@@ -248,8 +248,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         start = kafka_broker if options.peer == "kafka" else tansu_broker
         with start(Path(folder)) as peer:
+            named = os.environ | {"KAFKA_BOOTSTRAP": peer.bootstrap, "KAFKA_PEER": options.peer}
             print(f"{peer.name} {peer.version} at {peer.bootstrap}", flush=True)
-            return subprocess.run(command, env=os.environ | {"KAFKA_BOOTSTRAP": peer.bootstrap}).returncode
+            return subprocess.run(command, env=named).returncode
 
 
 if __name__ == "__main__":
