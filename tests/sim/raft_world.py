@@ -366,7 +366,8 @@ class World:
         """A disk is lost, with all that its voter ever promised; no second one before the first has caught up."""
         assert newest.raft is not None
         voters = newest.raft.log.voters
-        if len(voters) < 3 or any(self.hosts[voter].disk.blank for voter in voters):
+        founded = len(self.voters) >= 3  # a node that is configured to be alone founds a cluster of its own
+        if not founded or len(voters) < 3 or any(self.hosts[voter].disk.blank for voter in voters):
             return
         self.note(f"{number} loses its disk")
         self.crash(number)

@@ -23,7 +23,7 @@ from tests.sim.nodes import NodeProcess
 from tests.sim.process import Process
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 TOPIC = "t"
 
@@ -48,6 +48,7 @@ class Settings(msgspec.Struct, kw_only=True):
     slow_disk: float = 0.003
     raft_bytes: int = 1_048_576
     snapshot_bytes: int = 1_048_576
+    assigned: list[int] = []
 
     @property
     def topic_defaults(self) -> Mapping[str, str]:
@@ -91,7 +92,10 @@ class World:
         """Ask for it."""
         host = self.hosts[1]
         topic = m.TopicToCreate(
-            name=name, partitions=self.settings.partitions, replication_factor=self.settings.replicas
+            name=name,
+            partitions=-1 if self.settings.assigned else self.settings.partitions,
+            replication_factor=-1 if self.settings.assigned else self.settings.replicas,
+            assignments={0: self.settings.assigned} if self.settings.assigned else {},
         )
 
         def opened(lane: Port) -> None:
@@ -159,15 +163,14 @@ class World:
             engine.next()
         engine.time = max(engine.time, until)
 
-    def run_until(self, condition: object, limit: float, what: str = "") -> None:
+    def run_until(self, condition: Callable[[], object], limit: float, what: str = "", every: int = 8) -> None:
         """Let time pass until something holds; raises ``Violated`` after ``limit`` seconds."""
-        assert callable(condition)
         engine = self.engine
         end = engine.time + limit
         number = 0
         while True:
             number += 1
-            if number % 8 == 0 and condition():
+            if number % every == 0 and condition():
                 return
             if engine.time > end:
                 raise Violated(f"after {limit:.1f} s: {what}")

@@ -1,0 +1,357 @@
+"""Bugs that other replicated logs have had, as scenarios (kafka.md, 6.6): logs that part and meet again."""
+
+from __future__ import annotations
+
+from logeion.actors import messages as m
+from logeion.actors.partition.effects import Tell
+from logeion.wire.apis import PartitionData
+from logeion.wire.errors import KafkaStorageError, OffsetOutOfRangeError
+from tests.sim.stage import Stage
+
+
+def test_a_follower_that_restarts_before_it_heard_of_the_watermark_keeps_what_it_has() -> None:
+    """KIP-101, first case (KAFKA-1211)."""
+    stage = Stage(replicas=2, min_isr=1)
+    producer = stage.producer()
+    [node] = stage.followers()
+    stage.send(producer, 2)
+    follower = stage.follower(node)
+    assert follower.log is not None and follower.log.end_offset == 2
+    assert follower.log.high_watermark < 2, "the follower was to die before it heard of the watermark"
+    old = stage.leader()
+    follower.kill()
+    assert stage.follower(node).log.end_offset == 2  # type: ignore[union-attr]
+    stage.down(old.host)
+    stage.wait(lambda: stage.leads(node))
+    assert stage.leader().log.end_offset == 2  # type: ignore[union-attr]
+    stage.wait(lambda: stage.leader().log.high_watermark == 2)  # type: ignore[union-attr]
+    stage.calm()
+
+
+def test_logs_that_differ_at_the_same_offset_after_hard_failures_are_told_apart_by_epoch() -> None:
+    """KIP-101, second case: the one that returns first takes writes where the other has its tail."""
+    stage = Stage(replicas=2, min_isr=2)
+    producer = stage.producer()
+    stage.send(producer, 3)
+    old = stage.leader()
+    [other] = stage.followers()
+    stage.isolate(old.host)
+    assert isinstance(stage.append(old), m.Appended)
+    assert old.log is not None and old.log.end_offset == 4
+    tail = stage.judge.replica(old.host, stage.truth).here.at(3)
+    stage.down(old.host, power=True)
+    stage.down(other, power=True)
+    stage.network.heal()
+    stage.hosts[other].start()
+    stage.wait(lambda: stage.leads(other))
+    assert isinstance(stage.append(stage.leader()), m.Appended)
+    stage.hosts[old.host].start()
+    stage.send(producer, 2)
+    stage.calm()
+    ours = stage.judge.replica(old.host, stage.truth).here.at(3)
+    assert tail is not None and ours is not None
+    assert ours.epoch > tail.epoch and ours.body != tail.body
+    assert stage.said(f"{old.host}:replica/t-0 truncates from 4 to 3") == 1
+
+
+def test_two_failovers_in_a_row_are_truncated_in_as_many_rounds_as_it_takes() -> None:
+    """KIP-279 (KAFKA-6361): a follower has an epoch that the newest leader never saw."""
+    stage = Stage(min_isr=2)
+    producer = stage.producer()
+    stage.send(producer, 2)
+    first = stage.leader()
+    stage.isolate(first.host)
+    for _ in range(2):
+        stage.append(first)
+    stage.wait(lambda: stage.truth.newest.leader not in (-1, first.host), limit=20.0)  # type: ignore[union-attr]
+    second = stage.leader()
+    third = next(node for node in stage.hosts if node not in (first.host, second.host))
+    stage.network.block([(second.host, third), (third, second.host)])
+    stage.append(second)
+    stage.append(second)
+    stage.down(second.host)
+    stage.network.heal()
+    stage.wait(lambda: stage.leader_of(stage.truth) is not None, limit=20.0)
+    stage.hosts[second.host].start()
+    stage.send(producer, 2)
+    stage.calm()
+    assert stage.said("truncates from") >= 1
+
+
+def test_epochs_without_a_record_are_reconciled_too() -> None:
+    """KAFKA-7415, KAFKA-10706: elections back to back, nothing written between."""
+    stage = Stage()
+    producer = stage.producer()
+    stage.send(producer)
+    for _ in range(3):
+        leader = stage.leader()
+        epoch = leader.machine.epoch
+        leader.kill()
+        stage.wait(lambda epoch=epoch: stage.truth.newest.leader_epoch > epoch)  # type: ignore[misc, union-attr]
+    moved = stage.leader().host
+    stage.down(moved)
+    stage.wait(lambda: stage.leader_of(stage.truth) is not None and not stage.leads(moved), limit=20.0)
+    stage.hosts[moved].start()
+    stage.send(producer)
+    stage.calm()
+    leader = stage.leader()
+    assert leader.log is not None
+    newest = leader.log.epochs.entries[-1]
+    for node in stage.followers():
+        log = stage.follower(node).log
+        assert log is not None and log.epochs.entries[-1] == newest
+        for epoch, start in log.epochs.entries:
+            if start < log.end_offset:
+                assert leader.log.epochs.epoch_at(start) == epoch
+
+
+def test_a_fetch_reply_of_a_leader_that_was_left_is_ignored() -> None:
+    """KAFKA-7786, KAFKA-13207."""
+    stage = Stage()
+    follower = stage.follower(stage.followers()[0])
+    machine = follower.machine
+    old_dial, old_epoch, end = machine.dial, machine.slice.leader_epoch, machine.end
+    stage.leader().kill()
+    stage.wait(lambda: follower.machine.slice.leader_epoch > old_epoch)
+    stage.wait(lambda: machine.dial > old_dial)
+    late = m.LogFetched(epoch=old_epoch, log_start=0, high_watermark=99, end=99)
+    assert machine.answered(old_dial, late, 500, follower.now) == []
+    assert machine.watermark(old_dial, m.Watermark(epoch=old_epoch, high_watermark=99, log_start=0), follower.now) == []
+    assert (machine.end, machine.high_watermark) == (end, follower.log.high_watermark)  # type: ignore[union-attr]
+    stage.calm()
+
+
+def test_an_old_leaders_tail_is_cut_before_its_watermark_rises() -> None:
+    """KAFKA-14704: the reply that says where the logs part carries a higher watermark."""
+    stage = Stage()
+    producer = stage.producer()
+    stage.send(producer, 3)
+    old = stage.leader()
+    stage.isolate(old.host, clients=True)
+    for _ in range(3):
+        assert isinstance(stage.append(old), m.Appended)
+    stage.wait(lambda: stage.truth.newest.leader != old.host, limit=20.0)  # type: ignore[union-attr]
+    stage.send(producer, 5)
+    assert stage.truth.end > 6, "the new leader's watermark is to lie above the old one's tail"
+    stage.network.heal()
+    stage.calm()  # the judge compares each watermark with the log below it, at the moment it rises
+    assert stage.said(f"{old.host}:replica/t-0 truncates from 6 to 3") == 1
+
+
+def test_a_fetch_that_diverges_is_no_progress() -> None:
+    """KAFKA-13141."""
+    stage = Stage()
+    producer = stage.producer()
+    stage.leader().kill()
+    stage.wait(lambda: stage.truth.newest.leader_epoch > 0)  # type: ignore[union-attr]
+    stage.send(producer, 3)
+    leader, node = stage.leader(), stage.followers()[0]
+    machine, known = leader.machine, leader.machine.followers[node]
+    before = (known.end, machine.high_watermark, machine.isr)
+    fetch = m.FetchLog(
+        epoch=machine.epoch,
+        node=node,
+        broker_epoch=known.broker_epoch,
+        incarnation=known.incarnation,
+        directory_id=known.directory_id,
+        offset=9,
+        last_epoch=0,
+        durable_end=9,
+        log_start=0,
+        high_watermark=0,
+        max_bytes=1000,
+        wait_ms=500,
+    )
+    [told] = [one for one in machine.fetched(known.lane, fetch, leader.now) if isinstance(one, Tell)]
+    assert isinstance(told.message, m.LogFetched)
+    assert (told.message.diverging_epoch, told.message.diverging_end) == (0, 0)
+    assert (known.end, machine.high_watermark, machine.isr) == before
+    persisted = m.Persisted(epoch=machine.epoch, incarnation=known.incarnation, durable_end=9)
+    machine.persisted(known.lane, persisted, leader.now)
+    assert known.end <= 3 and machine.high_watermark == before[1]
+
+
+def test_a_fetch_before_the_log_start_is_out_of_range_even_if_it_diverges() -> None:
+    """KAFKA-12996."""
+    stage = Stage()
+    producer = stage.producer()
+    stage.leader().kill()
+    stage.wait(lambda: stage.truth.newest.leader_epoch > 0)  # type: ignore[union-attr]
+    stage.send(producer, 4)
+    leader, node = stage.leader(), stage.followers()[0]
+    assert isinstance(stage.ask(leader, m.TrimLog(epoch=leader.machine.epoch, offset=3)), m.LogTrimmed)
+    known = leader.machine.followers[node]
+    fetch = m.FetchLog(
+        epoch=leader.machine.epoch,
+        node=node,
+        broker_epoch=known.broker_epoch,
+        incarnation=known.incarnation,
+        directory_id=known.directory_id,
+        offset=1,
+        last_epoch=0,
+        durable_end=1,
+        log_start=0,
+        high_watermark=0,
+        max_bytes=1000,
+        wait_ms=500,
+    )
+    known.acknowledged = -1
+    [told] = [one for one in leader.machine.fetched(known.lane, fetch, leader.now) if isinstance(one, Tell)]
+    assert isinstance(told.message, m.LogFetched) and told.message.code == OffsetOutOfRangeError.code
+    assert told.message.diverging_epoch == -1
+
+
+def test_a_follower_that_begins_anew_far_ahead_can_lead_at_once() -> None:
+    """KAFKA-9491."""
+    stage = Stage(min_isr=1, segment_bytes=1024)
+    producer = stage.producer()
+    stage.send(producer, 5)
+    behind = stage.followers()[0]
+    stage.down(behind)
+    stage.wait(lambda: behind not in stage.isr)
+    stage.send(producer, 40)
+    leader = stage.leader()
+    assert isinstance(stage.ask(leader, m.TrimLog(epoch=leader.machine.epoch, offset=-1)), m.LogTrimmed)
+    stage.hosts[behind].start()
+    stage.wait(lambda: behind in stage.isr, limit=20.0)
+    assert stage.said(f"{behind}:replica/t-0 begins anew at 45") == 1
+    for node in [node for node in stage.hosts if node != behind]:
+        stage.down(node)
+        if node in stage.isr and stage.judge.image.eligible(node):
+            stage.wait(lambda node=node: not stage.hosts[node].up)  # type: ignore[misc]
+    for node in stage.voters:
+        if node != behind and node != leader.host:
+            stage.hosts[node].start()
+    stage.wait(lambda: stage.leader_of(stage.truth) is not None, limit=30.0)
+    stage.calm()
+    for node in stage.hosts:
+        assert stage.judge.replica(node, stage.truth).log_start == 45
+
+
+def test_a_roll_exactly_at_the_watermark_exposes_nothing() -> None:
+    """KAFKA-9196."""
+    stage = Stage(segment_bytes=1024)
+    producer = stage.producer()
+    leader = stage.leader()
+    log = leader.log
+    assert log is not None
+    while len(log.segments) == 1:
+        stage.send(producer)
+    stage.settle()
+    for node in stage.followers():
+        stage.follower(node).freeze()
+    watermark = log.high_watermark
+    while log.active.size:
+        stage.append(leader)
+        log.roll()
+    rolled = log.active.base
+    stage.append(leader)
+    assert log.high_watermark == watermark < rolled < log.end_offset
+    segment, position = log.watermark_position()
+    advanced = stage.ask(leader, m.Watch(epoch=leader.machine.epoch, offset=-1))
+    assert isinstance(advanced, m.Advanced)
+    assert (advanced.high_watermark, advanced.segment, advanced.position) == (watermark, segment, position)
+    readable = log.segments[segment]
+    assert [header.next_offset for _, header in readable.walk(position)][:1] in ([], [watermark + 1])
+    stage.calm()
+
+
+def test_a_topic_that_was_made_again_while_a_broker_was_down_takes_nothing_from_the_old_one() -> None:
+    """KAFKA-14616, KAFKA-12257."""
+    stage = Stage()
+    producer = stage.producer()
+    stage.send(producer, 5)
+    old, away = stage.truth, stage.followers()[0]
+    stage.down(away)
+    controller = next(host for host in stage.hosts.values() if host.up).processes["controller"]
+    assert isinstance(stage.ask(controller, m.DeleteTopics(names=["t"])), m.TopicsChanged)
+    stage.clients.clear()
+    stage.wait(lambda: old.key not in stage.judge.truths)
+    stage.create_topic("t")
+    stage.wait(stage.all_led)
+    fresh = stage.producer()
+    stage.hosts[away].start()
+    stage.send(fresh, 2)
+    consumer = stage.add_consumer(stage.key)
+    stage.calm()
+    assert consumer.position == 2 and stage.truth.key != old.key
+    for host in stage.hosts.values():
+        assert stage.topic_id_in(host, "/data/t-0") == stage.key[0]
+
+
+def test_after_a_failed_write_nothing_more_is_appended_there() -> None:
+    """KAFKA-10778: a second append is on its way when the first one fails."""
+    stage = Stage()
+    producer = stage.producer()
+    stage.send(producer, 3)
+    old = stage.leader()
+    assert old.log is not None
+    end = old.log.end_offset
+    old.on.disk.broken.add(("write", "/t-0/"))  # type: ignore[union-attr]
+    stage.give(producer, 4)
+    stage.wait(lambda: not old.alive)
+    assert stage.judge.replica(old.host, stage.truth).here.end == end
+    stage.wait(lambda: not producer.waiting, limit=20.0)
+    assert not stage.leads(old.host), "another replica took over"
+    assert KafkaStorageError.code == 56
+    stage.calm()
+
+
+def test_producers_are_known_again_after_a_truncation() -> None:
+    """KAFKA-12153, KAFKA-9105, KAFKA-12520: the state of what was cut off is forgotten, the rest is kept."""
+    stage = Stage()
+    producer = stage.producer()
+    stage.send(producer, 3)
+    old = stage.leader()
+    stage.isolate(old.host)
+    stage.give(producer, 3)
+    stage.wait(lambda: old.log.end_offset == 6)  # type: ignore[union-attr]
+    tail = [old.log.producers.get(producer.producer_id).batches[-1].last_sequence]  # type: ignore[union-attr]
+    stage.wait(lambda: not producer.waiting, limit=20.0)
+    stage.network.heal()
+    stage.wait(lambda: old.host in stage.isr, limit=20.0)
+    cut = stage.follower(old.host)
+    assert tail == [5] and stage.said(f"{old.host}:replica/t-0 truncates from 6 to 3") == 1
+    stage.settle()
+    state = cut.log.producers.get(producer.producer_id)  # type: ignore[union-attr]
+    assert state is not None
+    assert [batch.first_offset for batch in state.batches][-3:] == [3, 4, 5]
+    for node in [node for node in stage.hosts if node != old.host]:
+        stage.down(node)
+    for node in [node for node in stage.voters if node != old.host][:1]:
+        stage.hosts[node].start()
+    stage.calm()
+    stage.send(producer, 2)
+    stage.calm()
+
+
+def test_no_replica_is_preferred_for_reading() -> None:
+    """KAFKA-14372, KAFKA-15390 are about reading from followers (KIP-392): a follower here answers no consumer."""
+    stage = Stage()
+    stage.send(stage.producer())
+    leader = stage.leader()
+    follower = stage.follower(stage.followers()[0])
+    assert stage.ask(follower, m.Watch(epoch=leader.machine.epoch, offset=0), limit=0.5) is None
+    assert PartitionData(partition_index=0, error_code=0, high_watermark=0).preferred_read_replica == -1
+
+
+def test_a_consumer_that_waits_is_woken_by_replication() -> None:
+    """KAFKA-14334: not by a timeout, and not before the in-sync replicas have the record."""
+    stage = Stage()
+    producer = stage.producer()
+    stage.send(producer)
+    leader = stage.leader()
+    for node in stage.followers():
+        stage.follower(node).freeze()
+    woken: list[tuple[float, m.Message | None]] = []
+    watch = m.Watch(epoch=leader.machine.epoch, offset=stage.truth.end)
+    stage.lane(leader).call(watch, lambda reply: woken.append((stage.engine.time, reply)), 30.0)
+    stage.give(producer)
+    stage.run(stage.engine.time + 0.3)
+    assert not woken, "what the followers lack is not shown"
+    moment = stage.engine.time
+    for node in stage.followers():
+        stage.follower(node).thaw()
+    stage.wait(lambda: woken)
+    assert isinstance(woken[0][1], m.Advanced) and woken[0][0] - moment < 0.2
+    stage.calm()
