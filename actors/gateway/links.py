@@ -179,7 +179,7 @@ class Link:
         time: this one need not have it, and would take what follows for out of order."""
         for held in again:
             sender = held.work.sender
-            if sender is not None and self.gateway.refusals.behind(sender.producer, sender.sequence):
+            if sender is not None and self.gateway.refusals.before(sender.producer, sender.sequence):
                 self.holding.withdraw(held)
                 held.work.failed(NotLeaderOrFollowerError("a batch before this one was refused: send that one first"))
             else:

@@ -19,6 +19,8 @@ AGES = 5
 # Producers in all, and sequences of one; a client has five batches on the way.
 PRODUCERS_MAX = 10_000
 SEQUENCES_MAX = 64
+# After the highest sequence comes 0.
+SEQUENCES = 2**31
 
 Producer = tuple[Hashable, int, int]
 """A partition as its client names it, the producer's id and its epoch."""
@@ -59,6 +61,13 @@ class Refusals:
             del self._refused[producer]
             return False
         return True
+
+    def before(self, producer: Producer, sequence: int) -> bool:
+        """Whether a batch that this producer had sent before this one was refused; for one that was taken already."""
+        entry = self._refused.get(producer)
+        if entry is None:
+            return False
+        return any(0 < (sequence - refused) % SEQUENCES < SEQUENCES // 2 for refused in entry.sequences)
 
     def grow_older(self) -> None:
         """``AGE_S`` have passed since the last time."""

@@ -22,7 +22,7 @@ from logeion.actors.gateway.holding import Held, Holding
 from logeion.actors.gateway.state import Gateway
 from logeion.actors.hosts import HostPort
 from logeion.actors.lanes import Lane, LaneListener, introduce, socket_path
-from logeion.actors.messages import Advanced, AnyMessage, Append, Appended, Hello, PartitionRunning, Watch
+from logeion.actors.messages import Advanced, AnyMessage, Append, Appended, Hello, PartitionRunning, Refused, Watch
 from logeion.actors.metadata import BrokerChanged, BrokerRegistered
 from logeion.wire.apis import (
     FetchPartition,
@@ -41,7 +41,7 @@ from tests.actors.gateway_world import ORDERS, RECORDS, partition
 PRODUCE, PRODUCE_VERSION = 0, 10
 FETCH, FETCH_VERSION = 1, 16
 SECRET = b"0123456789abcdef" * 2
-NOT_LEADER = 6
+NOT_LEADER, TIMED_OUT = 6, 7
 
 
 def batch(number: int, producer: int) -> bytes:
@@ -57,6 +57,7 @@ class Leader:
     def __init__(self, run_dir: Path, epoch: int, *, answers: bool = True) -> None:
         self.answers = answers
         self.appended: list[tuple[int, int]] = []
+        self.asked: list[tuple[Lane, int]] = []
         self.epochs: set[int] = set()
         self.stopped = False
         self._run_dir, self._epoch = run_dir, epoch
@@ -85,6 +86,7 @@ class Leader:
             header = read_header(frame.view)
             self.appended.append((header.producer_id, header.base_sequence))
             self.epochs.add(message.epoch)
+            self.asked.append((lane, request))
             if self.answers:
                 lane.reply(request, Appended(base_offset=100 + header.base_sequence, log_start=0))
         elif isinstance(message, Watch) and message.offset < 0:
@@ -404,6 +406,25 @@ def test_what_was_sent_behind_a_refused_batch_does_not_pass_it_when_a_leader_ser
         await until(lambda: len(client.answers) == 7)
         assert client.produced[4:] == [(0, 100), (0, 101), (0, 102)]
         assert local.appended == [(8, 0), (7, 0), (7, 1), (7, 2)]
+
+    in_world(body)
+
+
+def test_what_was_sent_behind_a_batch_that_was_not_confirmed_does_not_go_to_the_next_leader(in_world: Any) -> None:
+    async def body(world: World) -> None:
+        local = await world.leader(world.here, 3, answers=False)
+        client = await world.client()
+        for number in (0, 1):
+            await client.produce(number)
+        await until(lambda: len(local.asked) == 2)
+        lane, request = local.asked[0]
+        lane.reply(request, Refused(code=TIMED_OUT, reason="written, but not acknowledged in time"))
+        await until(lambda: client.answers)
+        remote = await world.leader(world.there, 4)
+        world.lead(2, 4)
+        await until(lambda: len(client.answers) == 2)
+        assert client.produced == [(TIMED_OUT, -1), (NOT_LEADER, -1)]
+        assert remote.appended == []
 
     in_world(body)
 

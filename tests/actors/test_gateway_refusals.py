@@ -64,3 +64,12 @@ def test_neither_many_producers_nor_one_that_never_repeats_anything_fill_the_mem
     for number in range(PRODUCERS_MAX + 10):
         refusals.note((("orders", 0), number, 0), 0)
     assert len(refusals) == PRODUCERS_MAX
+
+
+def test_what_was_taken_already_is_behind_an_earlier_batch_only() -> None:
+    refusals = Refusals()
+    assert not refusals.before(ADA, 10)
+    refusals.note(ADA, 10)
+    assert refusals.before(ADA, 11) and not refusals.before(ADA, 10) and not refusals.before(ADA, 9)
+    refusals.note(ADA, SEQUENCES - 1)
+    assert refusals.before(ADA, 0), "0 comes after the highest"
