@@ -37,6 +37,8 @@ class Sender(threading.Thread):
         self._values = Value(self._proc, OPTIONS.record_bytes)
         settings: dict[str, Any] = {"bootstrap.servers": OPTIONS.bootstrap, "acks": OPTIONS.acks}
         settings["enable.idempotence"] = OPTIONS.acks == "all"
+        # Why it took a new epoch is what one asks first when a record is there twice. On standard error.
+        settings |= {"debug": "eos", "log_level": 7}
         if OPTIONS.request_ms:
             settings["request.timeout.ms"] = OPTIONS.request_ms
         self._producer = Producer(settings)
