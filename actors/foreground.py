@@ -20,13 +20,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from logeion.wire.errors import ConfigError
 
 from .claim import Claim, StartError, claim, clear_run, free_port, settle_ports
-from .config import Config, is_any, is_loopback, load
-from .hosts import load_secret
+from .config import Config, load
+from .options import Options, check_cluster, check_tie, flags, located
 from .processes import children, end_descendants, reap
 from .restarts import Policy, Restarts
 from .runtime import FAILURE, ActorSpec
@@ -45,20 +43,6 @@ DRAIN_S = 10.0
 # More trees than this, and another one is no help.
 TREES = Policy(intensity=10, period_s=30.0)
 EXIT_FAILED = 1
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """The flags; None where none was given. ``tied_to_fd`` is an inherited pipe whose end of file means: stop."""
-
-    port: int | None = None
-    admin_port: int | None = None
-    bind: list[str] | None = None
-    advertise: str | None = None
-    data: Path | None = None
-    fresh: bool = False
-    ready_file: Path | None = None
-    tied_to_fd: int | None = None
-    config_file: Path | None = None
 
 
 OnReady = Callable[[dict[str, Any], float], None]
@@ -97,68 +81,6 @@ def run(options: Options, defaults: Mapping[str, object] | None = None) -> int:
         return Command(config, directory, held, on_ready, options.tied_to_fd).run()
     finally:
         held.release()
-
-
-def flags(options: Options) -> dict[str, object]:
-    """The settings that flags are given for."""
-    return {
-        "listeners.port": options.port,
-        "listeners.bind": options.bind,
-        "listeners.advertise": options.advertise,
-        "http.port": options.admin_port,
-        "node.data_dir": None if options.data is None else str(options.data),
-    }
-
-
-def check_tie(descriptor: int | None) -> None:
-    """Raises ``StartError`` if this is not an open descriptor."""
-    try:
-        if descriptor is not None:
-            os.fstat(descriptor)
-    except OSError as error:
-        raise StartError(
-            f"no descriptor {descriptor} was inherited", "leave --tied-to-fd to logeion.testing"
-        ) from error
-
-
-def located(config: Config) -> tuple[Config, Path]:
-    """The configuration with absolute paths, and the data directory: the actors may be elsewhere."""
-    directory = Path(config.node.data_dir).absolute()
-    cluster = config.cluster
-    if cluster.secret_file:
-        cluster = msgspec.structs.replace(cluster, secret_file=str(Path(cluster.secret_file).absolute()))
-    node = msgspec.structs.replace(config.node, data_dir=str(directory))
-    return msgspec.structs.replace(config, node=node, cluster=cluster), directory
-
-
-def check_cluster(config: Config) -> None:
-    """What a node of a cluster needs before it starts; raises ``ConfigError``."""
-    cluster = config.cluster
-    if not cluster.voters:
-        if cluster.advertise or cluster.secret_file:
-            raise ConfigError(
-                "cluster.advertise and cluster.secret_file are for a cluster of several hosts, and cluster.voters "
-                'names none: list them all, for example voters = ["1@10.0.0.1:9645", "2@10.0.0.2:9645", …]'
-            )
-        return
-    load_secret(config)
-    host, port = config.cluster_address()
-    if is_any(host):
-        raise ConfigError(
-            f"cluster.bind is {cluster.bind}, every address of this host; say in cluster.advertise which of them other "
-            "hosts find it at"
-        )
-    if is_loopback(cluster.bind) and not is_loopback(host):
-        raise ConfigError(f"other hosts look for this node at {host}, but cluster.bind is {cluster.bind}")
-    if port != cluster.port and not cluster.advertise:
-        raise ConfigError(
-            f"cluster.voters says that this node's cluster port is {port}, but cluster.port is {cluster.port}"
-        )
-    if any(map(is_any, config.listeners.bind)) and not config.listeners.advertise:
-        raise ConfigError(
-            f"listeners.bind is {', '.join(config.listeners.bind)}, every address of this host; say in "
-            "listeners.advertise (--advertise) where clients of other nodes find it"
-        )
 
 
 def complain(error: Exception) -> int:
@@ -396,7 +318,7 @@ class Command:
         """Let others lead what this node leads, while it can still hand it over; not if they all stop together."""
         if (self._tie is None and self._child) or not self.config.cluster.voters:
             return
-        from .lanes import BlockingLane
+        from .blocking import BlockingLane
         from .messages import Drain
 
         began = time.monotonic()
@@ -476,7 +398,7 @@ def reader_left() -> None:
 
 def _ask_ready(run_dir: Path, nodes: int, waits: Iterator[float]) -> Any:
     """Node's ``Ready``, or None when Node could not be asked this time."""
-    from .lanes import BlockingLane
+    from .blocking import BlockingLane
     from .messages import AwaitReady, Ready
 
     try:

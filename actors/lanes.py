@@ -16,7 +16,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -29,9 +29,10 @@ from .stream import Frame, FrameError, FrameStream
 
 log = logging.getLogger(__name__)
 
-_PREFIX = struct.Struct(">IIQ")
+# Both lengths and the request's number; its top bit says that this is an answer.
+PREFIX = struct.Struct(">IIQ")
 _LENGTHS = struct.Struct(">II")
-_ANSWER = 1 << 63
+ANSWER = 1 << 63
 
 HEADER_MAX = 16 * 1024 * 1024
 PAYLOAD_MAX = 128 * 1024 * 1024
@@ -205,7 +206,7 @@ class Lane:
     ) -> None:
         """Answer this request, once. Does nothing for request 0 (nobody asked) or on a closed lane."""
         if request:
-            self._stream.write(pack(request | _ANSWER, message, payload)[0], on_sent)
+            self._stream.write(pack(request | ANSWER, message, payload)[0], on_sent)
         elif on_sent is not None:
             on_sent()
 
@@ -283,8 +284,8 @@ class Lane:
             return
         if self.peer is None:
             self._greeted(message)
-        elif number & _ANSWER:
-            call = self._pop(number & ~_ANSWER)
+        elif number & ANSWER:
+            call = self._pop(number & ~ANSWER)
             if call is not None:
                 if isinstance(message, Refused):
                     call.on_reply(RefusedError(message.code, message.reason, message.leader_epoch))
@@ -324,13 +325,13 @@ def pack(number: int, message: Message, payload: Sequence[Buffer]) -> tuple[list
     """A frame, and its size; the payload's buffers are part of it."""
     body = encode(message)
     size = sum(len(part) for part in payload)
-    head = _PREFIX.pack(8 + len(body), size, number) + body
+    head = PREFIX.pack(8 + len(body), size, number) + body
     return [head, *payload], len(head) + size
 
 
 def unpack(data: memoryview) -> tuple[int, AnyMessage, memoryview]:
     """Number, message and payload of a whole frame; raises ``msgspec.DecodeError``."""
-    header, _, number = _PREFIX.unpack_from(data)
+    header, _, number = PREFIX.unpack_from(data)
     return number, decode(data[16 : 8 + header]), data[8 + header :]
 
 
@@ -467,54 +468,3 @@ async def lane_over(
     except asyncio.CancelledError:
         lane.close("given up")
         raise
-
-
-class BlockingLane:
-    """The command's lane: one question at a time, without a loop. A context manager."""
-
-    def __init__(self, path: Path, actor: str) -> None:
-        """Raises ``OSError`` when nobody listens at ``path``."""
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            name, directory = short_name(path)
-            try:
-                self._sock.connect(name)
-            finally:
-                os.close(directory)
-        except OSError:
-            self._sock.close()
-            raise
-        hello = Hello(actor=actor, kind="command", node=0, pid=os.getpid())
-        self._sock.sendall(pack(0, hello, ())[0][0])  # type: ignore[arg-type]
-
-    def __enter__(self) -> BlockingLane:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._sock.close()
-
-    def ask(self, message: Message, waits: Iterator[float]) -> AnyMessage:
-        """The answer; ``waits`` yields how long to wait, again and again, and ends the wait by raising.
-
-        Raises ``EOFError`` when the peer closes, ``OSError`` when the socket fails.
-        """
-        self._sock.sendall(pack(1, message, ())[0][0])  # type: ignore[arg-type]
-        while True:
-            prefix = self._receive(_PREFIX.size, waits)
-            header, _, number = _PREFIX.unpack(prefix)
-            body = self._receive(measure(memoryview(prefix)) - _PREFIX.size, waits)
-            if number == 1 | _ANSWER:
-                return decode(body[: header - 8])
-
-    def _receive(self, size: int, waits: Iterator[float]) -> bytes:
-        data = b""
-        while len(data) < size:
-            self._sock.settimeout(next(waits))
-            try:
-                more = self._sock.recv(size - len(data))
-            except TimeoutError:
-                continue
-            if not more:
-                raise EOFError("the peer closed the lane")
-            data += more
-        return data

@@ -33,18 +33,14 @@ from .foreground import (
     EXIT_FAILED,
     STOP_S,
     Command,
-    Options,
-    check_cluster,
-    check_tie,
     complain,
-    flags,
     forget_ready,
-    located,
     preload,
     reader_left,
     standard_output_pipe,
     write_ready,
 )
+from .options import Options, check_cluster, check_tie, flags, located
 from .processes import end_descendants, reap
 from .restarts import Policy, Restarts
 from .thespian_traps import become_subreaper, keep_open, own_logging

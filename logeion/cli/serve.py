@@ -36,6 +36,7 @@ def serve(config_file: Path, data: Path | None, ready_file: Path | None, tied_to
             f"the broker runs on Linux only, this is {sys.platform}",
             "run it in a Linux virtual machine and connect from here with -b HOST:PORT",
         )
-    from logeion.actors.foreground import Options, run
+    from logeion.actors.foreground import run
+    from logeion.actors.options import Options
 
     sys.exit(run(Options(data=data, ready_file=ready_file, tied_to_fd=tied_to_fd, config_file=config_file), DEFAULTS))

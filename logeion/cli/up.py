@@ -52,7 +52,8 @@ def up(
             f"the broker runs on Linux only, this is {sys.platform}",
             "run it in a Linux virtual machine and connect from here with -b HOST:PORT",
         )
-    from logeion.actors.foreground import Options, run
+    from logeion.actors.foreground import run
+    from logeion.actors.options import Options
 
     options = Options(
         port=port,

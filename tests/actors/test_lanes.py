@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from logeion.actors import lanes
+from logeion.actors.blocking import BlockingLane
 from logeion.actors.lanes import (
-    BlockingLane,
     Lane,
     LaneBusy,
     LaneClosed,

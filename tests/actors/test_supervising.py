@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,12 +77,24 @@ def test_both_may_say_a_thousand_things_at_once_and_all_arrive_in_order(tmp_path
     asyncio.run(body())
 
 
-def test_what_node_says_before_the_supervisor_listens_is_not_lost(tmp_path: Path) -> None:
+def test_what_node_says_before_the_supervisor_listens_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialled: list[Path] = []
+    dial = supervising.dial
+
+    async def counted(loop: asyncio.AbstractEventLoop, path: Path, **how: Any) -> lanes.Lane:
+        dialled.append(path)
+        return await dial(loop, path, **how)
+
+    monkeypatch.setattr(supervising, "dial", counted)
+
     async def body() -> None:
         node = SupervisorEnd(asyncio.get_running_loop(), tmp_path, lambda message: None)
         node.tell(stop(1))
         node.tell(stop(2))
-        await asyncio.sleep(0.03)
+        while len(dialled) < 2:
+            await asyncio.sleep(0)
         end = node_end(tmp_path)
         ours: list[AnyMessage] = []
         await received(end, ours, 2)
