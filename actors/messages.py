@@ -40,16 +40,7 @@ from .cluster_messages import (
     VoterState as VoterState,
     Watermark as Watermark,
 )
-from .controller.raft.messages import (
-    AppendEntries as AppendEntries,
-    AskVote as AskVote,
-    EntriesAppended as EntriesAppended,
-    InstallSnapshot as InstallSnapshot,
-    Restarted as Restarted,
-    SnapshotReceived as SnapshotReceived,
-    TakeOver as TakeOver,
-    VoteAnswered as VoteAnswered,
-)
+from .controller.raft.messages import Told as Told
 from .group_messages import (
     CommitOffsets as CommitOffsets,
     ConsumerHeartbeat as ConsumerHeartbeat,
@@ -634,14 +625,7 @@ AnyMessage = (
     | Suspect
     | UpdateFeatures
     | Watermark
-    | AppendEntries
-    | AskVote
-    | EntriesAppended
-    | InstallSnapshot
-    | Restarted
-    | SnapshotReceived
-    | TakeOver
-    | VoteAnswered
+    | Told
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -17,10 +17,8 @@ from ..hosts import dial_host, load_secret
 from ..lanes import Lane, LaneError, LaneListener, OnClosed, OnMessage, RefusedError, socket_path
 from ..messages import (
     AnyMessage,
-    AppendEntries,
     ChangeVoters,
     DescribeQuorum,
-    InstallSnapshot,
     Message,
     Refused,
     Subscribe,
@@ -36,7 +34,7 @@ from .member import Member, Surroundings
 from .observing import Observing
 from .peers import Dial, NotReached, Peers
 from .probing import Probing
-from .raft.messages import Elapsed, LeaderGone, Resign, Told
+from .raft.messages import AppendEntries, Elapsed, InstallSnapshot, LeaderGone, Resign, Told
 from .raft.state import Settings
 from .storage import VoterStorage, is_full
 from .subscribers import Subscribers
@@ -50,6 +48,8 @@ _QUESTIONS: tuple[type[Message], ...] = (*machine.REQUESTS, ChangeVoters, Descri
 FULL_AGAIN_S = 1.0
 # How long a question may be with the leader, and how long a subscriber waits until we know what it has heard.
 RELAYED_S, BEHIND_S = 10.0, 10.0
+# A cluster that starts as a whole: its nodes come one after the other.
+STARTING_S = 5.0
 # Steps in one turn of the loop, so that the lanes have theirs.
 STEPS = 64
 
@@ -72,7 +72,8 @@ class ControllerShell(Shell):
         self._asks: list[Ask] = []
         self._tickets: dict[int, tuple[Lane, int]] = {}
         self._ticket = 0
-        self._turning = self._due = False
+        self._turning = self._due = self._decided = False
+        self._missing_from = self.loop.time() + STARTING_S
         self._timer: asyncio.TimerHandle | None = None
         self.member = self._new_member()
         self.subscribers = Subscribers(
@@ -239,7 +240,19 @@ class ControllerShell(Shell):
         finally:
             self._turning = False
         self.observing.want(self.member.closed is None and not self.member.votes)
+        self._look_around()
         self._arm()
+
+    def _look_around(self) -> None:
+        """Whoever begins to lead may never have had a lane to a node that has died meanwhile.
+
+        Where a whole cluster starts nobody is missed yet.
+        """
+        if self.member.decides and not self._decided and self.loop.time() >= self._missing_from:
+            image = self.member.image
+            for node in image.brokers.keys() - image.fenced - {self.spec.node}:
+                self.probing.broken(node)
+        self._decided = self.member.decides
 
     def _next(self) -> Event | None:
         """What was asked comes before what is due: after a pause many things are, and some of it has been said."""

@@ -14,7 +14,7 @@ from logeion.actors.controller.features import SUPPORTED
 from logeion.actors.controller.machine import ControllerMachine
 from logeion.actors.controller.member import Member, Surroundings
 from logeion.actors.controller.raft.effects import Send
-from logeion.actors.controller.raft.messages import Elapsed, Snapshot
+from logeion.actors.controller.raft.messages import Elapsed, EntriesAppended, Snapshot
 from logeion.actors.controller.raft.state import Settings, Stored
 from logeion.actors.controller.topics import Defaults
 from logeion.actors.metadata import BrokerRegistered, MetadataImage, MetadataRecord, ProducerIdsReserved
@@ -147,7 +147,7 @@ def test_nothing_is_decided_before_the_terms_first_entry_is_committed() -> None:
     net = Net()
     old = net.lead()
     net.cut = {old}
-    net.lost = (m.EntriesAppended,)
+    net.lost = (EntriesAppended,)
     for _ in range(100):
         net.pass_time(0.02)
         elected = [node for node in VOTERS if node != old and net.members[node].leader == node]
