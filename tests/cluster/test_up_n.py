@@ -24,7 +24,7 @@ import pytest
 from tests.cluster.broker import alive, gone, until
 
 NODES = 3
-READY_S = 30.0
+READY_S = 50.0
 STOP_S = 20.0
 SAID = re.compile(r"^logeion \S+ +(\d+) nodes ready in ([\d.]+) s", re.MULTILINE)
 
@@ -249,10 +249,10 @@ def test_a_node_that_is_killed_comes_back_by_itself_at_its_addresses(several: Se
     tree = [victim, *victim.children(recursive=True)] if whole else [victim]
     for process in tree:
         process.kill()
-    until(lambda: several.details()[1]["pid"] != victim.pid, 15.0, "node 2 again")
+    until(lambda: several.details()[1]["pid"] != victim.pid, 40.0, "node 2 again")
     again = several.details()[1]
     assert again["listeners"] == second["listeners"] and again["admin"] == second["admin"]
-    assert serves(again["listeners"][0])
+    until(lambda: serves(again["listeners"][0]), 10.0, "node 2 serves")
     assert [node["pid"] for node in several.details() if node["node"] != 2] == [first["pid"], third["pid"]]
     assert not [pid for pid in psutil.pids() if _is_zombie_of(pid, several.pid)]
     assert several.stop() == 0
@@ -313,7 +313,7 @@ def test_a_node_that_is_told_to_stop_drains_and_comes_back(several: Several) -> 
     several.start()
     old = several.details()[0]["pid"]
     os.kill(old, signal.SIGTERM)
-    until(lambda: several.details()[0]["pid"] != old, 20.0, "node 1 again")
+    until(lambda: several.details()[0]["pid"] != old, 40.0, "node 1 again")
     assert "drained in" in several.said()
     assert several.stop() == 0
 
