@@ -81,7 +81,8 @@ class Voter:
         Before the first term nothing was promised: the first voter stands at once, the others leave it a moment.
         """
         voters = self.log.voters
-        if voters == (self.me,):
+        # Also before its last change, if that is in the log: who led then may do so still.
+        if voters == self.log.voters_before == (self.me,):
             return Follower(leader=None, heard=now, elect_at=now)
         election_s = self.settings.election_min_s
         if self.term == 0 and self.me in voters:
