@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from logeion.actors.gateway.refusals import AGES, PRODUCERS_MAX, SEQUENCES_MAX, Producer, Refusals
+from logeion.actors.gateway.refusals import AGES, PRODUCERS_MAX, SEQUENCES, SEQUENCES_MAX, Producer, Refusals
 
 ADA: Producer = (("orders", 0), 7, 0)
 BOB: Producer = (("orders", 0), 8, 0)
