@@ -338,17 +338,20 @@ class Cluster:
                 os.kill(pid, signal.SIGKILL)
         until(lambda: not any(lives(*one) for one in victims.items()), 5.0, "the killed nodes are gone")
 
-    def pause(self, *pids: int) -> None:
-        """SIGSTOP."""
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
-                self._stopped[pid] = Processes().started(pid)
+    def pause(self, *actors: Actor) -> None:
+        """SIGSTOP of these."""
+        self._pause({actor.pid: actor.started for actor in actors})
 
     def pause_node(self, node: int) -> None:
         """SIGSTOP of the whole tree, until nothing of it runs."""
-        while running := [pid for pid in self.tree(node) if pid not in self._stopped]:
-            self.pause(*running)
+        while running := {pid: started for pid, started in self.tree(node).items() if pid not in self._stopped}:
+            self._pause(running)
+
+    def _pause(self, processes: dict[int, int]) -> None:
+        for pid, started in processes.items():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+                self._stopped[pid] = started
 
     def resume_all(self) -> None:
         """SIGCONT of whatever was stopped here."""

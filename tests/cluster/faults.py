@@ -75,18 +75,18 @@ class Faults:
         return struck._replace(control_s=self._control_back(struck.began))
 
     def leader_stop(self) -> Struck:
-        return self._stop([self.cluster.leader(key := self.chance.choice(self.keys)).pid], [key])
+        return self._stop(self.cluster.leader(key := self.chance.choice(self.keys)), [key])
 
     def replica_stop(self) -> Struck:
         key = self.chance.choice(self.keys)
-        return self._stop([self._any("replica", name=key).pid], [key])
+        return self._stop(self._any("replica", name=key), [key])
 
     def controller_stop(self) -> Struck:
-        return self._stop([self.cluster.actor("controller", node=self._controller()).pid], None)
+        return self._stop(self.cluster.actor("controller", node=self._controller()), None)
 
     def gateway_stop(self) -> Struck:
         victim = self._any("gateway")
-        return self._stop([victim.pid], self._led_by(victim.node))
+        return self._stop(victim, self._led_by(victim.node))
 
     # Of a whole node
 
@@ -150,10 +150,10 @@ class Faults:
         until(lambda: not victim.alive(), 5.0, f"{victim} is dead")
         return Struck(began, keys, note=str(victim))
 
-    def _stop(self, pids: list[int], keys: list[str] | None) -> Struck:
+    def _stop(self, victim: Actor, keys: list[str] | None) -> Struck:
         began = time.monotonic()
-        self.cluster.pause(*pids)
-        return self._resumed(Struck(began, keys))
+        self.cluster.pause(victim)
+        return self._resumed(Struck(began, keys, note=str(victim)))
 
     def _resumed(self, struck: Struck) -> Struck:
         seconds = math.exp(self.chance.uniform(math.log(STOP_MIN_S), math.log(STOP_MAX_S)))

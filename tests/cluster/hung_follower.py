@@ -93,7 +93,7 @@ def hang(cluster: Cluster, key: str) -> Waits:
     until(lambda: all(len(one.waits) > 50 or one.error for one in asking), 20, "answers")
     for one in asking:
         one.waits.clear()
-    cluster.pause(follower.pid)
+    cluster.pause(follower)
     time.sleep(STOPPED_S)
     cluster.resume_all()
     acks_all, acks_1, fetches = (one.end() for one in asking)

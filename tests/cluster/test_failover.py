@@ -95,7 +95,7 @@ def test_the_judge_sees_what_acks_1_loses(cluster: Cluster, tmp_path: Path) -> N
     try:
         run.start(per_second=300, acks="1", members=0)
         leader = cluster.leader("loses-0")
-        cluster.pause(*(follower.pid for follower in cluster.actors("replica", name="loses-0")))
+        cluster.pause(*cluster.actors("replica", name="loses-0"))
         acked = run.acked()
         until(lambda: run.acked() > acked + 20, 10, "records that only the leader has")
         cluster.kill_node(leader.node)
