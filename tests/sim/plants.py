@@ -123,8 +123,17 @@ def stale_incarnation(patch: pytest.MonkeyPatch) -> None:
 
 
 def expand_early(patch: pytest.MonkeyPatch) -> None:
-    """Whoever has reached the watermark joins the ISR, though a new leader's watermark is an old one."""
-    honest = Replication._review
+    """Whoever has reached the watermark joins the ISR, though a new leader's watermark is an old one.
+
+    That it must have been caught up once in this epoch hides the bug, so that goes, too.
+    """
+    honest, keeps_up = Replication._review, Replication._keeps_up
+
+    def has_come(self: Replication, follower: Any, now: float) -> bool:
+        caught_up_at, follower.caught_up_at = follower.caught_up_at, now
+        found = keeps_up(self, follower, now)
+        follower.caught_up_at = caught_up_at
+        return found
 
     def review(self: Replication, effects: list[Effect], now: float) -> None:
         start, self.epoch_start = self.epoch_start, 0
@@ -132,6 +141,7 @@ def expand_early(patch: pytest.MonkeyPatch) -> None:
         self.epoch_start = start
 
     patch.setattr(Replication, "_review", review)
+    patch.setattr(Replication, "_keeps_up", has_come)
 
 
 def shrink_alone(patch: pytest.MonkeyPatch) -> None:
