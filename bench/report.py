@@ -38,7 +38,8 @@ def commit() -> str:
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=RESULTS.parent).stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no")
+    # From the top, and without the results: the run before may just have added a line.
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)bench/results")
     return git("rev-parse", "--short", "HEAD") + ("+changes" if changed else "")
 
 
