@@ -1,6 +1,7 @@
 """What a producer holds and in which order it may go out. Pure: no sockets, no clock, time comes as an argument.
 
-A record joins its partition's open batch; a batch is closed when it is full, has lingered, or is flushed. Closed
+A record joins its partition's open batch; a batch is closed when it is full, or when it could leave and has lingered
+or is flushed. Closed
 batches leave in order, at most ``in_flight_max`` of a partition unanswered. The rules that keep order and lose nothing:
 
 - A batch has its sequence from when it first leaves, and keeps it however often it is sent again.
@@ -18,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 from logeion.wire.errors import DuplicateSequenceNumberError, LogeionError, OutOfOrderSequenceNumberError
 
-from .errors import BufferFullError, DeadlineError
+from .errors import BufferFullError, ClientError, DeadlineError
 from .record_bytes import BATCH_OVERHEAD, Encoded, Entry, size_bound
 from .retries import advise
 
@@ -33,10 +34,11 @@ class Batch:
 
     __slots__ = (
         "base_offset", "born", "callbacks", "done", "encoded", "entries", "error", "in_flight", "log_append_time_ms",
-        "partition", "retry_at", "sent", "sequence", "size", "topic", "tries",
+        "number", "partition", "retry_at", "sent", "sequence", "size", "topic", "tries",
     )  # fmt: skip
 
-    def __init__(self, topic: str, partition: int, now: float) -> None:
+    def __init__(self, topic: str, partition: int, now: float, number: int) -> None:
+        self.number = number
         self.topic = topic
         self.partition = partition
         self.born = now
@@ -101,6 +103,7 @@ class Accumulator:
         self.producer_epoch = -1
         self.gap = False
         self._queues: dict[Slot, _Queue] = {}
+        self._made = 0  # batches so far
         self._numbered = 0  # batches that have a sequence and are not settled
 
     def append(
@@ -132,7 +135,8 @@ class Accumulator:
             batch = None
             closed = True
         if batch is None:
-            batch = queue.open = Batch(topic, partition, now)
+            self._made += 1
+            batch = queue.open = Batch(topic, partition, now, self._made)
         batch.entries.append((timestamp_ms, key, value, headers))
         batch.size += size
         self.used += size
@@ -140,12 +144,19 @@ class Accumulator:
         return batch, len(batch.entries) - 1, closed
 
     def close_batches(self, now: float, *, flush: bool = False) -> None:
-        """Closes the open batches that have lingered, or all of them."""
+        """Closes the open batches that have lingered, or all of them. One that could not leave yet stays open: the
+        slower the broker, the larger the batches."""
         for queue in self._queues.values():
             batch = queue.open
-            if batch is not None and (flush or now - batch.born >= self.linger_s):
+            if batch is None or self._blocked(queue):
+                continue
+            if flush or now - batch.born >= self.linger_s:
                 queue.waiting.append(batch)
                 queue.open = None
+
+    def _blocked(self, queue: _Queue) -> bool:
+        """Whether something of this partition leaves or lands before its open batch."""
+        return bool(queue.waiting or queue.again) or queue.flying >= self.in_flight_max
 
     def ready(self, now: float) -> list[Slot]:
         """Partitions that may send a batch now."""
@@ -155,11 +166,11 @@ class Accumulator:
         """When something may become ready or expire without anything else happening; None: not by itself."""
         times = []
         for queue in self._queues.values():
-            if queue.open is not None:
+            if queue.open is not None and not self._blocked(queue):
                 times.append(queue.open.born + self.linger_s)
             if not queue.flying:
                 times += [batch.retry_at for batch in queue.again[:1] if batch.retry_at > now]
-            oldest = queue.again[0] if queue.again else queue.waiting[0] if queue.waiting else None
+            oldest = queue.again[0] if queue.again else queue.waiting[0] if queue.waiting else queue.open
             if oldest is not None:
                 times.append(oldest.born + self.delivery_timeout_s)
         return min(times) if times else None
@@ -242,16 +253,22 @@ class Accumulator:
         self._fail(batch, error)
         return False
 
-    def expire(self, now: float) -> list[Batch]:
-        """Fails what has waited longer than ``delivery_timeout_s`` and is not in flight; returns it."""
+    def expire(self, now: float, why: Callable[[Slot], LogeionError | None] = lambda _: None) -> list[Batch]:
+        """Fails what has waited longer than ``delivery_timeout_s`` and is not in flight; returns it.
+
+        ``why`` knows what has kept a partition's batches from being sent.
+        """
         expired = []
         for queue in self._queues.values():
             while queue.again and now - queue.again[0].born >= self.delivery_timeout_s:
                 expired.append(queue.again.pop(0))
             while queue.waiting and now - queue.waiting[0].born >= self.delivery_timeout_s:
                 expired.append(queue.waiting.popleft())
+            if queue.open is not None and now - queue.open.born >= self.delivery_timeout_s:
+                expired.append(queue.open)
+                queue.open = None
         for batch in expired:
-            self._fail(batch, _late(batch, self.delivery_timeout_s, None))
+            self._fail(batch, _late(batch, self.delivery_timeout_s, why((batch.topic, batch.partition))))
         return expired
 
     def fail_all(self, error: LogeionError) -> None:
@@ -290,7 +307,7 @@ class Accumulator:
     def _again(self, queue: _Queue, batch: Batch) -> None:
         """Back among those that leave first; unnumbered ones stand behind, in the order they were born."""
         queue.again.append(batch)
-        queue.again.sort(key=lambda one: (one.sequence < 0, one.born))
+        queue.again.sort(key=lambda one: (one.sequence < 0, one.number))
 
     def _unnumber(self, batch: Batch) -> None:
         if batch.sequence >= 0:
@@ -323,7 +340,8 @@ def _before(one: Batch, other: Batch) -> bool:
 
 def _late(batch: Batch, limit_s: float, last: LogeionError | None) -> DeadlineError:
     why = f"; last: {last}" if last is not None else ""
+    hint = last.hint if isinstance(last, ClientError) and last.hint else "see whether the partition has a leader"
     return DeadlineError(
         f"{batch.topic}[{batch.partition}]: not delivered within {limit_s:g} s, {batch.tries} attempts{why}",
-        "see whether the partition has a leader; allow more time (delivery_timeout_ms)",
+        f"{hint}; allow more time (delivery_timeout_ms)",
     )

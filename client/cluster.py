@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import TypeVar, cast
 
 from logeion.wire.apis import MetadataRequest, MetadataRequestTopic, MetadataResponse
@@ -18,6 +18,10 @@ from .metadata import Metadata, TopicInfo
 from .retries import advise, backoff_s
 
 METADATA = 3
+# A broker that is silent for so long may hang: others are asked whether it is still there.
+PATIENCE_S = 1.0
+# So often at that pace; one that is only slow, or was asked to wait, costs less from then on.
+ASKED_OFTEN, SELDOM_S = 30, 10.0
 T = TypeVar("T")
 # A bootstrap address, or a broker and what the connection is for.
 Key = Address | tuple[int, Address, str]
@@ -50,6 +54,8 @@ class Cluster:
         self._refreshing: dict[frozenset[str] | None, asyncio.Task[None]] = {}
         self._closed = False
         self._purposes = 0
+        self._watch: asyncio.TimerHandle | None = None
+        self._watched = 0
 
     async def start(self) -> None:
         """Reaches a broker and learns the others. Raises ConnectError at once if none of the addresses answers."""
@@ -58,6 +64,8 @@ class Cluster:
     async def close(self) -> None:
         """Closes every connection."""
         self._closed = True
+        if self._watch is not None:
+            self._watch.cancel()
         tasks = [*self._opening.values(), *self._refreshing.values()]
         for task in tasks:
             task.cancel()
@@ -148,11 +156,25 @@ class Cluster:
             done.exception()
 
     async def _refresh(self, names: frozenset[str] | None, auto_create: bool) -> None:
-        connection = await self.any_connection()
         wanted = None if names is None else [MetadataRequestTopic(name=name) for name in sorted(names)]
         request = MetadataRequest(topics=wanted, allow_auto_topic_creation=auto_create)
-        answer = await connection.request(METADATA, request, timeout_s=self.request_timeout_s)
-        self.metadata.apply(cast(MetadataResponse, answer), everything=names is None)
+        asked: dict[asyncio.Future[Struct], Connection] = {}
+        while True:
+            # One that stays silent is not waited for alone: the next is asked too, and the first answer counts.
+            try:
+                connection = await self.any_connection(set(asked.values()))
+                asked[connection.send(METADATA, request, timeout_s=self.request_timeout_s)] = connection
+                patience_s: float | None = PATIENCE_S
+            except ConnectError:
+                if not asked:
+                    raise
+                patience_s = None
+            done, _ = await asyncio.wait(asked, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            for answer in done:
+                del asked[answer]
+                if answer.exception() is None or not asked:
+                    self.metadata.apply(cast(MetadataResponse, answer.result()), everything=names is None)
+                    return
 
     async def topic(self, name: str, *, auto_create: bool = False, fresh: bool = False) -> TopicInfo:
         """The topic, from memory unless ``fresh``. Raises UnknownTopicOrPartitionError or what the broker says."""
@@ -167,21 +189,62 @@ class Cluster:
             raise ConnectError(f"broker {node}", "metadata", "no broker has this id now", "see whether it is down")
         return await self._connection((node, address, purpose), address, "metadata")
 
-    async def any_connection(self) -> Connection:
-        """A connection that is open, or to the first broker that can be reached; bootstrap addresses come last."""
-        for key, connection in self._connections.items():
-            if not connection.closed and not (len(key) == 3 and key[2]):
-                return connection
-        failure: ConnectError | None = None
-        for node in list(self.metadata.brokers):
-            with contextlib.suppress(ConnectError):
-                return await self.connection(node)
-        for address in self.bootstrap:
-            try:
-                return await self._connection(address, address, "bootstrap")
-            except ConnectError as error:
-                failure = error
-        assert failure is not None
+    def open_connection(self, node: int) -> Connection | None:
+        """The connection to this broker if it is open by now."""
+        address = self.metadata.brokers.get(node)
+        connection = None if address is None else self._connections.get((node, address, ""))
+        return None if connection is None or connection.closed else connection
+
+    async def any_connection(self, but: Collection[Connection] = ()) -> Connection:
+        """A connection to a broker that answers: an open one, or to the first broker that can be reached, bootstrap
+        addresses last; an open one that is silent if there is nothing else. Raises ConnectError."""
+        shared = [
+            (key, one)
+            for key, one in self._connections.items()
+            if not one.closed and not (len(key) == 3 and key[2]) and one not in but
+        ]
+        shared.sort(key=lambda entry: entry[1].silent_s)
+        if shared and shared[0][1].silent_s < PATIENCE_S:
+            return shared[0][1]
+        had = {key for key, one in self._connections.items() if not one.closed}
+        wanted: list[tuple[Key, Address, str]] = [
+            ((node, address, ""), address, "metadata") for node, address in self.metadata.brokers.items()
+        ]
+        wanted += [(address, address, "bootstrap") for address in self.bootstrap]
+        wanted = [one for one in wanted if one[0] not in had]
+        try:
+            return await self._first_of(wanted)
+        except ConnectError:
+            if shared:
+                return shared[0][1]
+            raise
+
+    async def _first_of(self, wanted: list[tuple[Key, Address, str]]) -> Connection:
+        """Tries one after the other, the next at the latest when PATIENCE_S have passed."""
+        left = list(reversed(wanted))
+        trying: set[asyncio.Task[Connection]] = set()
+        failure = ConnectError("any broker", "metadata", "all of them are silent", "see whether the brokers run")
+        try:
+            while left or trying:
+                if left:
+                    trying.add(asyncio.create_task(self._connection(*left.pop())))
+                done, trying = await asyncio.wait(
+                    trying, timeout=PATIENCE_S if left else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                reached = None
+                for task in done:
+                    error = task.exception()
+                    if error is None:
+                        reached = task.result()
+                    elif isinstance(error, ConnectError):
+                        failure = error
+                    else:
+                        raise error
+                if reached is not None:
+                    return reached
+        finally:
+            for task in trying:
+                task.cancel()
         raise failure
 
     async def _connection(self, key: Key, address: Address, learned_from: str) -> Connection:
@@ -211,3 +274,35 @@ class Cluster:
             done.result().close()
         else:
             self._connections[key] = done.result()
+            if self._watch is None:
+                self._watch_on(PATIENCE_S)
+
+    # A broker that hangs keeps its connections open. When the others no longer count it as one of them, what it was
+    # asked is asked again elsewhere, long before the requests' own deadlines.
+
+    def _watch_on(self, after_s: float) -> None:
+        self._watch = asyncio.get_running_loop().call_later(after_s, self._look)
+
+    def _look(self) -> None:
+        self._connections = {key: one for key, one in self._connections.items() if not one.closed}
+        self._watch = None
+        if not self._connections:
+            return
+        if all(one.silent_s < PATIENCE_S for one in self._connections.values()):
+            self._watched = 0
+            self._watch_on(PATIENCE_S)
+            return
+        self._watched += 1
+        self._watch_on(PATIENCE_S if self._watched < ASKED_OFTEN else SELDOM_S)
+        key: frozenset[str] = frozenset()
+        if key not in self._refreshing:
+            task = self._refreshing[key] = asyncio.create_task(self._refresh(key, False))
+            task.add_done_callback(self._looked)
+
+    def _looked(self, done: asyncio.Task[None]) -> None:
+        self._forget_refresh(frozenset(), done)
+        if done.cancelled() or done.exception() is not None or self._closed:
+            return
+        for key, one in list(self._connections.items()):
+            if len(key) == 3 and one.silent_s >= PATIENCE_S and self.metadata.brokers.get(key[0]) != key[1]:
+                one.close(f"{one.address} does not answer, and the other brokers say that it is gone")

@@ -36,6 +36,7 @@ class _Waiting(NamedTuple):
     version: int
     answer: asyncio.Future[Struct]
     timer: asyncio.TimerHandle
+    since: float
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -114,9 +115,14 @@ class Connection(asyncio.BufferedProtocol):
         """Requests without an answer yet."""
         return len(self._waiting)
 
-    def close(self) -> None:
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the oldest request without an answer was sent; 0 if all are answered."""
+        return self._loop.time() - self._waiting[0].since if self._waiting else 0.0
+
+    def close(self, why: str = "") -> None:
         """Ends it now; unanswered requests raise ConnectionLostError."""
-        self._end(ConnectionLostError(f"the connection to {self.address} was closed here"))
+        self._end(ConnectionLostError(why or f"the connection to {self.address} was closed here"))
 
     async def wait_closed(self) -> None:
         """Until the socket is gone."""
@@ -217,7 +223,7 @@ class Connection(asyncio.BufferedProtocol):
         correlation_id = self._write(api_key, version, body)
         answer: asyncio.Future[Struct] = self._loop.create_future()
         timer = self._loop.call_later(max(timeout_s, 0.001), self._late, api_key, timeout_s)
-        self._waiting.append(_Waiting(correlation_id, api_key, version, answer, timer))
+        self._waiting.append(_Waiting(correlation_id, api_key, version, answer, timer, self._loop.time()))
         return answer
 
     def _write(self, api_key: int, version: int, body: Struct) -> int:

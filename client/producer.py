@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast, overload
@@ -33,6 +34,8 @@ from .topics import Topic
 K = TypeVar("K")
 V = TypeVar("V")
 Headers = Sequence[tuple[str, bytes | None]]
+
+log = logging.getLogger("logeion.client")
 
 PRODUCE, INIT_PRODUCER_ID = 0, 22
 ACKS = {"all": -1, -1: -1, 1: 1, 0: 0}
@@ -100,6 +103,9 @@ class Producer:
         self._idle: list[asyncio.Future[None]] = []
         self._requests: set[asyncio.Task[None]] = set()
         self._busy: dict[int, int] = {}
+        self._connecting: set[int] = set()
+        self._trouble: dict[int, LogeionError] = {}
+        self._dropped = 0
         self._sender: asyncio.Task[None] | None = None
         self._refresh_wanted = False
         self._refresh_timer: asyncio.TimerHandle | None = None
@@ -111,7 +117,8 @@ class Producer:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
-        await self.close(flush=kind is None)
+        # What was handed over before a mistake in the body is sent all the same; a cancelled body must not wait.
+        await self.close(flush=kind is None or issubclass(kind, Exception))
 
     async def prepare(self, topic: str, *, auto_create: bool = True) -> int:
         """Learns how many partitions the topic has, so that ``send_nowait`` can place records. Raises KafkaError."""
@@ -292,8 +299,8 @@ class Producer:
             self._wake.set()
             await waiter
 
-    async def close(self, *, flush: bool = True) -> None:
-        """Ends it; what was not flushed fails with ClosedError."""
+    async def close(self, *, flush: bool = True, told: bool = False) -> None:
+        """Ends it; what was not flushed fails with ClosedError, and the log says so unless it was ``told``."""
         if self._closed:
             return
         try:
@@ -303,6 +310,8 @@ class Producer:
             self._closed = True
             if self._refresh_timer is not None:
                 self._refresh_timer.cancel()
+            if self._accumulator.records and not told:
+                log.warning("a producer was closed with %s", unsent(self._accumulator.records))
             tasks = [*self._requests, *([self._sender] if self._sender is not None else [])]
             for task in tasks:
                 task.cancel()
@@ -316,7 +325,9 @@ class Producer:
         try:
             await self._send_for_ever()
         except BaseException as cause:
-            # Whoever waits must hear of it; what it was, the task's own exception says.
+            # Whoever waits must hear of it; what it was, the task's own exception says. A loop that ends cancels it.
+            if (left := self._accumulator.records + self._dropped) and not self._closed:
+                log.warning("a producer's event loop ended with %s", unsent(left))
             self._accumulator.fail_all(ClosedError(f"the producer stopped: {cause!r}"))
             self._release()
             raise
@@ -325,8 +336,9 @@ class Producer:
         accumulator = self._accumulator
         while True:
             now = self._loop.time()
-            accumulator.close_batches(now, flush=bool(self._room))  # who waits for room need not linger
-            if accumulator.expire(now):
+            # Nobody lingers while somebody waits for room, or for all of it.
+            accumulator.close_batches(now, flush=bool(self._room or self._idle))
+            if accumulator.expire(now, self._why):
                 self._release()
             if accumulator.needs_producer_id and not accumulator.empty:
                 await self._new_producer_id()
@@ -390,15 +402,42 @@ class Producer:
                     by_node.setdefault(node, []).append(slot)
             sent = False
             for node, slots in by_node.items():
-                try:
-                    connection = await self._cluster.connection(node)
-                except LogeionError:
-                    self._refresh_soon()
+                connection = self._cluster.open_connection(node)
+                if connection is None:
+                    self._connect(node)
                     continue
                 sent |= self._send_to(connection, node, slots)
                 await asyncio.sleep(0)
             if not sent:
                 return
+
+    def _why(self, slot: Slot) -> LogeionError | None:
+        """What keeps this partition's batches from being sent."""
+        try:
+            return self._trouble.get(self._cluster.metadata.leader(*slot))
+        except KafkaError as error:
+            return error
+
+    def _connect(self, node: int) -> None:
+        """Beside the sending to others, which a broker that cannot be reached must not hold up."""
+        if node in self._connecting:
+            return
+
+        async def connect() -> None:
+            try:
+                await self._cluster.connection(node)
+                self._trouble.pop(node, None)
+                self._wake.set()
+            except LogeionError as error:
+                self._trouble[node] = error
+                self._refresh_soon()
+            finally:
+                self._connecting.discard(node)
+
+        self._connecting.add(node)
+        task = asyncio.create_task(connect())
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
 
     def _send_to(self, connection: Connection, node: int, slots: list[Slot]) -> bool:
         now = self._loop.time()
@@ -453,6 +492,7 @@ class Producer:
                 self._settle_failure(batch, error)
         except asyncio.CancelledError:
             closed = ClosedError("the producer was closed before this record was acknowledged")
+            self._dropped += sum(len(batch.entries) for batch in batches)
             for batch in batches:
                 self._settle_failure(batch, closed)
             raise
@@ -497,3 +537,8 @@ class Producer:
             for waiter in waiting:
                 if not waiter.done():
                     waiter.set_result(None)
+
+
+def unsent(records: int) -> str:
+    """What a log line says of so many."""
+    return f"{records} records that were not acknowledged: they may be lost"

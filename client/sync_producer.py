@@ -16,7 +16,7 @@ from .background import Background, closed, log, opened, own_cluster
 from .cluster import Cluster
 from .deliveries import Delivery, RecordMetadata
 from .errors import BufferFullError, ClosedError
-from .producer import Headers
+from .producer import Headers, unsent
 from .producer import Producer as Core
 from .record_bytes import size_bound
 from .settings import StandaloneProducerSettings, checked
@@ -294,8 +294,7 @@ class Producer:
             log.warning("a producer could not be closed at exit: %s", error)
 
     def _unsent(self) -> str:
-        waiting = len(self._stage) + self._core.unacknowledged
-        return f"{waiting} records that were not acknowledged: they may be lost"
+        return unsent(len(self._stage) + self._core.unacknowledged)
 
     def await_future(self, future: SendFuture, timeout: float | None) -> None:
         """Until its fate is known. Raises TimeoutError."""
@@ -358,7 +357,7 @@ class Producer:
     async def _end(self) -> None:
         if self._drainer is not None:
             self._drainer.cancel()
-        await self._core.close(flush=False)
+        await self._core.close(flush=False, told=True)
         while self._stage:
             self._stage.popleft().future.refused(ClosedError("the producer was closed before this record was sent"))
 

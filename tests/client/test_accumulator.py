@@ -25,7 +25,7 @@ SLOT = ("orders", 0)
 
 def accumulator(**changes: Any) -> Accumulator:
     chosen: dict[str, Any] = {
-        "batch_bytes": 100,
+        "batch_bytes": 1,
         "linger_s": 0.0,
         "buffer_bytes": 10_000,
         "delivery_timeout_s": 100.0,
@@ -76,6 +76,7 @@ def test_sequences_follow_each_other_and_are_written_into_the_batch() -> None:
     put(acc, b"a", b"b")
     headers = []
     for _ in range(2):
+        acc.close_batches(0.0, flush=True)
         batch = acc.take(SLOT, 0.0)
         assert batch is not None
         headers.append(read_header(acc.bytes_of(batch)))
@@ -169,6 +170,7 @@ def test_whatever_the_network_loses_each_record_is_there_once_and_in_order(fates
         if acc.needs_producer_id:
             acc.set_producer_id(ids, 0)
             ids += 1
+        acc.close_batches(0.0, flush=True)
         batch = acc.take(SLOT, 0.0)
         chosen = next(fate, "s")
         if batch is not None:
@@ -199,3 +201,27 @@ def test_whatever_the_network_loses_each_record_is_there_once_and_in_order(fates
     delivered = [b"%d" % number for number, batch in enumerate(batches) if batch.error is None]
     assert [value for value in broker.values if value in delivered] == delivered
     assert len(set(broker.values)) == len(broker.values)
+
+
+def test_what_cannot_leave_yet_grows_instead_of_lingering_alone() -> None:
+    acc = accumulator(batch_bytes=10_000, in_flight_max=1)
+    for number in range(100):
+        acc.append(*SLOT, None, b"%d" % number, (), 1000, 0.0)
+        acc.close_batches(0.0)
+        if number == 0:
+            first = acc.take(SLOT, 0.0)
+    assert first is not None and len(first.entries) == 1
+    assert acc.next_wake(0.0) == 100.0, "nothing but the first batch's answer wakes it"
+    acc.succeeded(first, 0)
+    acc.close_batches(0.0)
+    rest = acc.take(SLOT, 0.0)
+    assert rest is not None and len(rest.entries) == 99
+
+
+def test_an_open_batch_that_never_could_leave_fails_in_time() -> None:
+    acc = accumulator(batch_bytes=10_000, in_flight_max=1)
+    put(acc, b"0")
+    assert acc.take(SLOT, 0.0) is not None
+    (stuck,) = put(acc, b"1")
+    assert acc.expire(99.0) == [] and acc.expire(100.0) == [stuck]
+    assert isinstance(stuck.error, DeadlineError)
