@@ -55,6 +55,7 @@ class Proxy:
         self.exempt = exempt.encode()
         self.target: tuple[str, int] | None = None
         self.rules: dict[int, Rule] = {}
+        self.removed: dict[int, int] = {}  # their hits, for whoever still asks
         self._passing: set[asyncio.Task[None]] = set()
 
     def matching(self, api: int, client_id: bytes) -> list[Rule]:
@@ -73,12 +74,16 @@ class Proxy:
                     order["kind"], order["api"], order["code"], order["seconds"], order["at"], order["times"]
                 )
             case "limit":
-                self.rules[order["id"]].times = order["times"]
+                if order["id"] in self.rules:
+                    self.rules[order["id"]].times = order["times"]
             case "hits":
-                return {"hits": self.rules[order["id"]].hits}
+                rule = self.rules.get(order["id"])
+                return {"hits": self.removed.get(order["id"], 0) if rule is None else rule.hits}
             case "remove":
                 for number in order["ids"]:
-                    self.rules.pop(number).gone.set()
+                    rule = self.rules.pop(number)
+                    rule.gone.set()
+                    self.removed[number] = rule.hits
         return {}
 
     async def serve(self, listener: socket.socket, control: socket.socket) -> None:

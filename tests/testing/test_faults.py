@@ -35,10 +35,11 @@ def test_an_error_without_a_bound_lasts_until_it_is_removed(
 ) -> None:
     topic = logeion_topic()
     assert producer.send(topic, b"before").get(10)
-    faults.error("Produce", 29)
+    refused = faults.error("Produce", 29)
     with pytest.raises(TopicAuthorizationFailedError):
         producer.send(topic, b"refused").get(10)
     faults.clear()
+    assert refused.times(7).hits == 1
     other = KafkaProducer(bootstrap_servers=producer.config["bootstrap_servers"])
     assert other.send(topic, b"after").get(10)
     other.close()
