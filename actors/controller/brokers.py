@@ -116,6 +116,8 @@ def down(image: MetadataImage, request: ReplicasDown) -> list[PartitionChanged]:
     """Single replicas that do not run on a node that lives.
 
     One that only waits for its next start is left alone if nobody else in sync can lead: electing nobody helps nobody.
+    One that is lost always makes a newer partition epoch, also where it is in no ISR: its leader's proposal to take it
+    in may be under way, made of what it had.
     """
     node = request.node
     changed: dict[tuple[str, int], PartitionChanged | None] = {}
@@ -127,7 +129,8 @@ def down(image: MetadataImage, request: ReplicasDown) -> list[PartitionChanged]:
         rules = elections.rules_of(image, one.topic_id)
         others = [member for member in state.isr if member != node]
         if one.lost:
-            changed[key] = elections.change(image, state, rules, isr=others, barred=[node], lost=[node])
+            after = elections.change(image, state, rules, isr=others, barred=[node], lost=[node])
+            changed[key] = after or elections.bumped(state)
         elif one.leader_epoch >= state.leader_epoch and node in state.isr and any(map(image.eligible, others)):
             changed[key] = elections.change(image, state, rules, isr=others, barred=[node])
     return [after for after in changed.values() if after is not None]

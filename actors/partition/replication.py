@@ -382,7 +382,8 @@ class Replication:
         peer = self.slice.peers.get(follower.node)
         if follower.lane is None or follower.lost or peer is None or not peer.eligible:
             return False
-        if follower.partition_epoch < follower.left_at:
+        # It has heard all that we have heard: so it is none whose loss is what we have heard of.
+        if follower.partition_epoch < max(follower.left_at, self._isr.partition_epoch):
             return False
         return peer.broker_epoch == follower.broker_epoch and follower.lag_s(self.end, now) <= self.lag_time_max_s
 

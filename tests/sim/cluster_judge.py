@@ -318,7 +318,6 @@ class Judge:
 
     def removed(self, host: int, key: Key) -> None:
         """The partition's directory is gone: the next one there begins from nothing."""
-        self.lost_is_known(host, key)
         replica = self.replicas.get((host, key))
         if replica is not None:
             replica.log_start = replica.high_watermark = 0

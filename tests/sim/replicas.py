@@ -114,6 +114,8 @@ class Actor(Process):
         config = LogConfig.from_topic(start.configs)
         try:
             self.log = Log.open(directory, config, files=self.files, now_ms=on.now_ms(), topic_id=start.topic_id)
+            # Node starts it only when the controller has taken note of a loss.
+            self.world.judge.lost_is_known(self.host, self.key)
             self.begin(self.log)
         except StorageError as error:
             if isinstance(error.__cause__, BlockingIOError) and self.engine.time < self._lock_until:
@@ -141,6 +143,8 @@ class Actor(Process):
             self.node.tell(
                 m.StateChanged(state="failed", cause=str(error), epoch=self.start.epoch, code=56 if lost else 0)
             )
+        if lost:
+            self.world.judge.storage_lost(self.host, self.key)
         self.die(EXIT_STORAGE if lost else EXIT_CRASH)
 
     def terminate(self) -> None:

@@ -179,7 +179,9 @@ def test_a_slice_that_says_nothing_new_interrupts_nothing() -> None:
     stage.send(producer, 2)
     leader, follower = stage.leader(), stage.follower(stage.followers()[0])
     start, dial = leader.machine.epoch_start, follower.machine.dial
-    assert not [one for one in leader.machine.slice_changed(leader.machine.slice, leader.now) if type(one) is ProposeIsr]
+    assert not [
+        one for one in leader.machine.slice_changed(leader.machine.slice, leader.now) if type(one) is ProposeIsr
+    ]
     effects = follower.machine.slice_changed(follower.machine.slice, follower.now)
     assert not [one for one in effects if isinstance(one, Dial)]
     hung = stage.followers()[1]
@@ -250,4 +252,9 @@ def test_an_end_of_transaction_finds_no_handler() -> None:
     from logeion.wire import apis
 
     served = {name for name in dir(apis) if name.endswith("Request")}
-    assert not served & {"EndTxnRequest", "AddPartitionsToTxnRequest", "AddOffsetsToTxnRequest", "TxnOffsetCommitRequest"}
+    assert not served & {
+        "EndTxnRequest",
+        "AddPartitionsToTxnRequest",
+        "AddOffsetsToTxnRequest",
+        "TxnOffsetCommitRequest",
+    }
