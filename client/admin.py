@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar, cast
 
 import msgspec
@@ -30,7 +30,13 @@ from logeion.wire.apis import (
     IncrementalAlterConfigsResource,
     IncrementalAlterConfigsResponse,
 )
-from logeion.wire.errors import KafkaError, UnknownServerError, for_code
+from logeion.wire.errors import (
+    KafkaError,
+    NotControllerError,
+    ThrottlingQuotaExceededError,
+    UnknownServerError,
+    for_code,
+)
 from logeion.wire.fields import Struct
 
 from .addresses import Address
@@ -44,7 +50,7 @@ SET, DELETE = 0, 1
 # Where a value comes from (Kafka's ConfigSource).
 SOURCES = {1: "topic", 2: "broker (dynamic)", 3: "brokers (dynamic)", 4: "broker", 5: "default"}
 
-R = TypeVar("R", bound=Struct)
+R = TypeVar("R")
 
 
 class ConfigValue(msgspec.Struct, frozen=True):
@@ -93,8 +99,9 @@ class Admin:
             configs=[CreatableTopicConfig(name=key, value=value) for key, value in (configs or {}).items()],
         )
         request = CreateTopicsRequest(topics=[topic], timeout_ms=self._timeout_ms, validate_only=validate_only)
-        answer = await self._call(CREATE_TOPICS, request, CreateTopicsResponse)
-        _raise_for(_only(answer.topics), f"topic {name!r}")
+        await self._change(
+            CREATE_TOPICS, request, lambda answer: cast(CreateTopicsResponse, answer).topics, f"topic {name!r}"
+        )
         if not validate_only:
             await self._cluster.retrying(lambda: self._led(name), what=f"leaders of {name!r}")
 
@@ -103,16 +110,18 @@ class Admin:
         request = DeleteTopicsRequest(
             topics=[DeleteTopicState(name=name)], topic_names=[name], timeout_ms=self._timeout_ms
         )
-        answer = await self._call(DELETE_TOPICS, request, DeleteTopicsResponse)
-        _raise_for(_only(answer.responses), f"topic {name!r}")
+        await self._change(
+            DELETE_TOPICS, request, lambda answer: cast(DeleteTopicsResponse, answer).responses, f"topic {name!r}"
+        )
         self._cluster.metadata.topics.pop(name, None)
 
     async def grow_topic(self, name: str, partitions: int) -> None:
         """To this many partitions in all. Keys move to other partitions. Raises InvalidPartitionsError."""
         topic = CreatePartitionsTopic(name=name, count=partitions, assignments=None)
         request = CreatePartitionsRequest(topics=[topic], timeout_ms=self._timeout_ms)
-        answer = await self._call(CREATE_PARTITIONS, request, CreatePartitionsResponse)
-        _raise_for(_only(answer.results), f"topic {name!r}")
+        await self._change(
+            CREATE_PARTITIONS, request, lambda answer: cast(CreatePartitionsResponse, answer).results, f"topic {name!r}"
+        )
 
     async def topics(self) -> list[TopicInfo]:
         """All topics by name, internal ones too."""
@@ -142,8 +151,12 @@ class Admin:
         changes += [IncrementalAlterableConfig(name=key, config_operation=DELETE, value=None) for key in unset]
         resource = IncrementalAlterConfigsResource(resource_type=TOPIC_RESOURCE, resource_name=name, configs=changes)
         request = IncrementalAlterConfigsRequest(resources=[resource])
-        answer = await self._call(INCREMENTAL_ALTER_CONFIGS, request, IncrementalAlterConfigsResponse)
-        _raise_for(_only(answer.responses), f"topic {name!r}")
+        await self._change(
+            INCREMENTAL_ALTER_CONFIGS,
+            request,
+            lambda answer: cast(IncrementalAlterConfigsResponse, answer).responses,
+            f"topic {name!r}",
+        )
 
     async def delete_records(self, topic: str, partition: int, before: int) -> int:
         """Deletes what lies below offset ``before`` (-1: everything acknowledged); returns the log's new start."""
@@ -197,20 +210,33 @@ class Admin:
         # A topic that is not there is an answer here, not a reason to wait for it.
         return await ask()
 
-    async def _call(self, api_key: int, request: Struct, kind: type[R]) -> R:
-        return cast(R, await self.call(api_key, request))
+    async def _change(
+        self, api_key: int, request: Struct, entries: Callable[[Struct], Sequence[object]], about: str
+    ) -> None:
+        """Raises what the answer's only entry says, once it is not that the controller moved or is busy."""
+
+        async def ask() -> KafkaError | None:
+            try:
+                _raise_for(_only(list(entries(await self._ask(api_key, request)))), about)
+            except (NotControllerError, ThrottlingQuotaExceededError):
+                raise
+            except KafkaError as error:
+                return error  # retriable or not: the answer to what was asked
+            return None
+
+        refused = await self._cluster.retrying(ask, what="an administrative request")
+        if refused is not None:
+            raise refused
 
     async def call(self, api_key: int, request: Struct) -> Struct:
         """One request to the controller, or to any broker where none is known; retried as ``retries.advise`` says."""
 
-        async def ask() -> Struct:
-            controller = self._cluster.metadata.controller_id
-            node = controller if controller in self._cluster.metadata.brokers else None
-            return await self._cluster.call(
-                api_key, request, node=node, timeout_s=self._cluster.request_timeout_s + 1.0
-            )
+        return await self._cluster.retrying(lambda: self._ask(api_key, request), what="an administrative request")
 
-        return await self._cluster.retrying(ask, what="an administrative request")
+    async def _ask(self, api_key: int, request: Struct) -> Struct:
+        controller = self._cluster.metadata.controller_id
+        node = controller if controller in self._cluster.metadata.brokers else None
+        return await self._cluster.call(api_key, request, node=node, timeout_s=self._cluster.request_timeout_s + 1.0)
 
 
 def _only(entries: list[R]) -> R:
