@@ -51,7 +51,8 @@ demo: install ## three nodes: publish the standard library's source, kill a lead
 	$(BIN)/logeion demo
 
 .PHONY: sim
-sim: install ## simulate a group's machine, both protocols, and the quorum's Raft: SEEDS=10000 worlds from SEED=0 on
+sim: install ## simulate a whole cluster, a group's machine and the quorum's Raft: SEEDS=10000 worlds each from SEED=0 on
+	$(PY) -m tests.sim.cluster_world --start $(SEED) --seeds $(SEEDS) --jobs 2 --keep
 	$(PY) -m tests.sim.group_world --start $(SEED) --seeds $(SEEDS) --protocol classic
 	$(PY) -m tests.sim.group_world --start $(SEED) --seeds $(SEEDS) --protocol consumer
 	$(PY) -m tests.sim.raft_world --start $(SEED) --seeds $(SEEDS)

@@ -147,9 +147,9 @@ class Producer(Client):
                     # Answers come in order; an earlier one is missing, so that one was refused.
                     self.again()
                 return
-            if isinstance(reply, m.Refused) and reply.code == OutOfOrderSequenceNumberError.code:
-                if self.waiting and self.waiting[0][0] == sequence:
-                    self._out_of_order(reply)
+            first = bool(self.waiting) and self.waiting[0][0] == sequence
+            if first and isinstance(reply, m.Refused) and reply.code == OutOfOrderSequenceNumberError.code:
+                self._out_of_order(reply)
             self.again()
 
         return answered

@@ -151,9 +151,9 @@ class Judge:
             if self.lost.get((node, key)) and (node not in members or node not in known):
                 del self.lost[node, key]
             since = self.budget.get((node, key))
-            if since is not None and node in record.isr and (node, key) not in self.lost:
-                if since < self.world.engine.time:
-                    del self.budget[node, key]
+            back = node in record.isr and (node, key) not in self.lost
+            if since is not None and back and since < self.world.engine.time:
+                del self.budget[node, key]
         for node in sorted(members - known):
             self.holds_truth(node, truth)
 
@@ -310,11 +310,11 @@ class Judge:
     def lost_is_known(self, host: int, key: Key) -> None:
         """From now on the controller can know that: whoever is in the ISR again has got it all back."""
         if (host, key) in self.lost:
-            truth = self.truths.get(key)
             self.lost[host, key] = True
-            if truth is not None and truth.newest is not None:
-                if host not in truth.newest.isr and host not in truth.newest.elr:
-                    del self.lost[host, key]
+            truth = self.truths.get(key)
+            newest = truth.newest if truth is not None else None
+            if newest is not None and host not in newest.isr and host not in newest.elr:
+                del self.lost[host, key]
 
     def removed(self, host: int, key: Key) -> None:
         """The partition's directory is gone: the next one there begins from nothing."""

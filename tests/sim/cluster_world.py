@@ -15,6 +15,7 @@ import contextlib
 import gc
 import hashlib
 import multiprocessing
+import random
 import subprocess
 import sys
 import time
@@ -23,14 +24,12 @@ from pathlib import Path
 
 import msgspec
 
-from logeion.actors import messages as m
 from tests.sim.cluster_judge import Key, Truth
 from tests.sim.engine import Violated
 from tests.sim.faults import Faults
 from tests.sim.followers import ReplicaProcess
 from tests.sim.leaders import PartitionProcess
-from tests.sim.nodes import NodeProcess
-from tests.sim.world import TOPIC, Settings, World
+from tests.sim.world import Settings, World
 
 RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results" / "sim.jsonl"
 # A seed that has not come to rest by then, after all was healed, never will. (What is offline is tried every 30 s.)
@@ -42,10 +41,8 @@ class Crashed(AssertionError):
     """A process of the product ended of an exception that nobody expected."""
 
 
-def drawn(world_random: object, seed: int) -> Settings:
+def drawn(seed: int) -> Settings:
     """What this seed's cluster is like."""
-    import random
-
     chance = random.Random(seed * 7919 + 1)
     nodes = chance.choice((3, 3, 3, 4))
     min_isr = chance.choice((2, 2, 2, 1))
@@ -67,7 +64,7 @@ class ClusterWorld(World):
     """One seed's life: boot, faults, calm."""
 
     def __init__(self, seed: int, settings: Settings | None = None) -> None:
-        super().__init__(seed, settings or drawn(None, seed))
+        super().__init__(seed, settings or drawn(seed))
         chance = self.engine.random
         self.faulty_s = chance.choice((1.5, 3.0, 5.0))
         self.pace = chance.choice((0.1, 0.25, 0.6))
@@ -113,7 +110,7 @@ class ClusterWorld(World):
         if leader.start.epoch != newest.leader_epoch or leader.machine.resigned:
             return False
         end = leader.log.end_offset
-        if leader.log.high_watermark != end or truth.end != end and truth.end:
+        if leader.log.high_watermark != end or (truth.end != end and truth.end):
             return False
         followers = [self.hosts[node].processes.get(f"replica/{truth.directory}") for node in newest.replicas]
         return all(
@@ -325,9 +322,6 @@ def trace(start: int, seeds: int) -> int:
         print("\n".join(world.engine.trace))
         print(f"steps {world.engine.steps}, acks {world.judge.acks}, digest {world.digest()[:16]}")
     return status
-
-
-__all__ = ["ClusterWorld", "Crashed", "NodeProcess", "TOPIC", "m", "run_seed"]
 
 
 if __name__ == "__main__":

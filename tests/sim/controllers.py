@@ -65,7 +65,6 @@ class ControllerProcess(Process):
     def __init__(self, world: World, on: Host) -> None:
         hello = m.Hello(actor="controller", kind="controller", node=on.number, pid=on.number)
         super().__init__(world, f"{on.number}:controller", on=on, hello=hello)
-        settings = world.settings
         self._busy = False
         self._events: deque[Event | tuple[Port, int, int]] = deque()
         self._asks: list[Ask] = []

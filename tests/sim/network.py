@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from logeion.actors.messages import Message, Refused
+from logeion.actors.messages import Message
 
 if TYPE_CHECKING:
     from tests.sim.engine import Engine
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 # TCP_USER_TIMEOUT, and what keepalive and back-off may add to it.
 USER_TIMEOUT_S = 2.0
 SLACK_S = 1.0
-
-CLOSED = -1
-"""What ``on_reply`` gets as a code when the lane closed or no answer came."""
 
 OnReply = Callable[[Message | None], None]
 
@@ -140,13 +137,6 @@ def _unexpected(port: Port, number: int, message: Message, payload: bytes) -> No
     raise AssertionError(f"{port.process.name} has nobody to take {type(message).__name__}")
 
 
-def refused(message: Message | None) -> int:
-    """The code of a refusal, 0 for an answer, ``CLOSED`` for none."""
-    if message is None:
-        return CLOSED
-    return message.code if isinstance(message, Refused) else 0
-
-
 class Network:
     """The links: ``blocked`` holds the pairs (from, to) of hosts between which nothing passes."""
 
@@ -261,9 +251,9 @@ class Network:
         healed = set(self.blocked if pairs is None else pairs)
         self.blocked -= healed
         for port in list(self.remote):
-            if (port.process.host, port.other.host) in healed:
-                if port.stuck or not port.peer.open:
-                    self.engine.after(self.engine.random.uniform(0.01, 0.3), port.flush)
+            hit = (port.process.host, port.other.host) in healed
+            if hit and (port.stuck or not port.peer.open):
+                self.engine.after(self.engine.random.uniform(0.01, 0.3), port.flush)
 
     # Raft's messages
 

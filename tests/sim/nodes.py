@@ -37,7 +37,7 @@ from logeion.actors.node.events import (
 from logeion.actors.node.machine import NodeMachine
 from logeion.wire.errors import StaleBrokerEpochError
 from tests.sim.hosts import DATA
-from tests.sim.network import CLOSED, Port
+from tests.sim.network import Port
 from tests.sim.process import Process
 
 if TYPE_CHECKING:
@@ -304,6 +304,3 @@ class NodeProcess(Process):
             on.disk.remove(name)
             self.world.judge.removed(on.number, (effect.topic_id, effect.partition))
         self.step(DirectoryRemoved(topic_id=effect.topic_id, partition=effect.partition))
-
-
-__all__ = ["CLOSED", "NodeProcess"]

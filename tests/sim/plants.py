@@ -25,7 +25,8 @@ from logeion.actors.partition.isr import Isr
 from logeion.actors.partition.machine import ACKS_ALL, ACKS_LEADER, Machine
 from logeion.actors.partition.replication import Replication
 from logeion.actors.replica.machine import Append, Commit, ReplicaMachine
-from logeion.log import cutting, log as log_module
+from logeion.log import cutting
+from logeion.log import log as log_module
 from logeion.log.epochs import EpochCache
 from logeion.log.recovery import Recovery
 from logeion.log.sync import SyncHandle
