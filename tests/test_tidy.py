@@ -80,10 +80,14 @@ def test_files_stay_short_enough_to_read() -> None:
 
 
 def test_tests_wait_for_conditions_and_never_for_luck() -> None:
-    """A sleep belongs in a loop that looks at a condition again; one in straight-line code hopes."""
+    """A sleep belongs in a loop that looks at a condition again; one in straight-line code hopes.
+
+    What must not happen can only be given time not to: such a sleep says so. How long a fault lasts is not luck either;
+    those who commit faults and make load are no tests.
+    """
     lucky = []
     for path in sources():
-        if path.parts[0] != "tests":
+        if path.parts[0] != "tests" or not path.name.startswith(("test_", "conftest")):
             continue
         polling = {
             id(inner)
@@ -95,7 +99,8 @@ def test_tests_wait_for_conditions_and_never_for_luck() -> None:
             if not isinstance(node, ast.Call) or id(node) in polling:
                 continue
             if ast.unparse(node.func) in ("time.sleep", "asyncio.sleep", "sleep") and ast.unparse(node.args[0]) != "0":
-                lucky.append(f"{path}:{node.lineno}")
+                if "# nothing may happen" not in text_of(path).splitlines()[node.lineno - 1]:
+                    lucky.append(f"{path}:{node.lineno}")
     assert lucky == []
 
 

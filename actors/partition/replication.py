@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Hashable
 
 from logeion.log.epochs import EpochCache
@@ -47,7 +48,7 @@ SLEPT_S = 0.5
 WATERMARK_S = 0.05
 
 
-class Replication:
+class Replication(abc.ABC):
     """What ``Machine`` inherits; it brings the log's ends and the watermark, and does what follows from a change."""
 
     epoch: int
@@ -447,10 +448,10 @@ class Replication:
 
     # What Machine does ----------------------------------------------------------------------------------------------
 
+    @abc.abstractmethod
     def _settle(self, effects: list[Effect], now: float) -> None:
         """The watermark may move: do what follows from that."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _refuse_all(self, effects: list[Effect]) -> None:
         """Refuse whatever waits."""
-        raise NotImplementedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import json
 import os
@@ -31,7 +32,7 @@ class BrokerError(LogeionError):
     """The broker did not become ready; the message ends with its log."""
 
 
-class Running(Kafka):
+class Running(Kafka, abc.ABC):
     """``logeion up`` as a child process with its data in ``folder``; the root of what tests run.
 
     ``settings`` are those of ``logeion config``: {"limits.idle_ms": "500"}.
@@ -49,9 +50,9 @@ class Running(Kafka):
         self._tie = -1
         self.details: dict[str, Any] = {}
 
+    @abc.abstractmethod
     def start(self) -> None:
         """Returns when clients can be served. Raises BrokerError."""
-        raise NotImplementedError
 
     def stop(self) -> None:
         """Ends it, in order if that takes less than 5 s. Returns when all its processes are gone."""
@@ -74,9 +75,9 @@ class Running(Kafka):
         except OSError as error:
             return f"(not to be had: {error})"
 
+    @abc.abstractmethod
     def actors(self) -> list[dict[str, Any]]:
         """The actors as the admin HTTP tells: id, kind, pid, state, restarts, … Raises OSError."""
-        raise NotImplementedError
 
     def heal(self) -> None:
         """Undoes what a test did to the processes."""
@@ -178,6 +179,7 @@ class Broker(Running):
         self._await_end(self._proxy)
         self._proxy = None
 
+    @abc.abstractmethod
     def actors(self) -> list[dict[str, Any]]:
         """The actors as the admin HTTP tells: id, kind, pid, state, restarts, … Raises OSError."""
         return actors_at(str(self.details["nodes"][0]["admin"][0]))

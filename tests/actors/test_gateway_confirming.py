@@ -30,7 +30,7 @@ class Controller:
     async def request(self, message: m.Message, *, timeout_s: float) -> m.Message:
         self.asked += 1
         if self.quorum is None:
-            await asyncio.sleep(min(timeout_s, 0.05))
+            await asyncio.sleep(min(timeout_s, 0.05))  # nothing may happen
             return m.Refused(code=41, reason="nobody leads")
         return self.quorum
 
@@ -82,7 +82,7 @@ def test_what_is_committed_must_be_known_here_first(tmp_path: Path) -> None:
     async def body(gateway: Gateway, controller: Controller) -> None:
         controller.quorum = quorum(len(RECORDS) + 1, 20, 20)
         asked = asyncio.ensure_future(gateway.confirming.confirm(5))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # nothing may happen
         assert not asked.done()
         gateway.apply(gateway.applied, gateway.applied + 1, [], False)
         assert await asked
@@ -94,7 +94,7 @@ def test_a_controller_that_was_stopped_itself_is_not_believed(tmp_path: Path) ->
     async def body(gateway: Gateway, controller: Controller) -> None:
         controller.quorum = quorum(len(RECORDS), 8_000, -1)
         asked = asyncio.ensure_future(gateway.confirming.confirm(5))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # nothing may happen
         assert not asked.done() and controller.asked >= 1
         controller.quorum = quorum(len(RECORDS), 10, -1)
         assert await asked
@@ -114,7 +114,7 @@ def test_beyond_the_end_of_a_log_is_out_of_range_only_when_it_is_certain_whose_l
         exchange.connection = None  # type: ignore[attr-defined]
         fetch(gateway, exchange, fetching(50))  # type: ignore[arg-type]
         leader.answer(state(10))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # nothing may happen
         assert exchange.answers == [], "perhaps it is an old leader's log"
         controller.quorum = quorum(len(RECORDS), 20, 20)
         while not exchange.answers:

@@ -86,7 +86,7 @@ def test_a_leader_that_node_says_serves_is_dialled_at_once_however_long_the_retr
         gateway.apply(0, len(RECORDS), RECORDS, False)
         following = Following(gateway, tmp_path)
         following.node_said(PartitionRunning(topic_id=ORDERS, partition=0, epoch=3))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # nothing may happen
         assert not gateway.running(ORDERS, 0), "nobody listens yet"
         introduce(leader(4))
         listener = LaneListener(loop, socket_path(tmp_path, f"partition-{ORDERS}-0"), lambda lane: None)

@@ -63,7 +63,7 @@ def test_who_comes_before_the_leader_listens_is_served_as_soon_as_it_does(tmp_pa
         await waiting(port, 2)
         # What else appears does not disturb them.
         (tmp_path / "other.sock").touch()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # nothing may happen
         assert not first.done() and not second.done()
         leader = listening(tmp_path)
         for lane in await asyncio.gather(first, second):

@@ -48,7 +48,7 @@ async def test_acks_all_waits_for_every_in_sync_replica_to_have_it_on_disk(world
     asked = asyncio.ensure_future(world.append(batch(b"a")))
     await asyncio.sleep(0)
     assert await world.append(batch(b"b"), acks=1) == [1]
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # nothing may happen
     assert not asked.done()
     follower = world.follow(2)
     assert await asked == [0]

@@ -69,7 +69,7 @@ def test_a_request_that_is_not_answered_at_once_is_told_to_node_again_and_again(
         assert len(told) < 6, "one suspicion a lane, not one a request"
         await until(lambda: len(replies) == 3)
         told.clear()
-        await asyncio.sleep(0.12)
+        await asyncio.sleep(0.12)  # nothing may happen
         assert told == [], "nobody waits any more"
 
     with_peer(tmp_path, (), body)
@@ -93,9 +93,9 @@ def test_an_answer_that_may_take_its_time_has_the_peer_asked_for_its_state(tmp_p
         assert set(map(repr, heard)) == {repr(probe)} and told == []
         for number in numbers:
             suspicion.end(number)
-        await asyncio.sleep(0.06)
+        await asyncio.sleep(0.06)  # nothing may happen
         heard.clear()
-        await asyncio.sleep(0.12)
+        await asyncio.sleep(0.12)  # nothing may happen
         assert heard == []
 
     with_peer(tmp_path, (Watch,), body)
@@ -114,7 +114,7 @@ def test_a_lane_that_has_closed_is_no_suspicion(tmp_path: Path) -> None:
     async def body(suspicion: Suspicion, lane: Lane, told: list[Message], heard: list[AnyMessage]) -> None:
         suspicion.begin(lane)
         lane.close()
-        await asyncio.sleep(0.12)
+        await asyncio.sleep(0.12)  # nothing may happen
         assert told == []
 
     with_peer(tmp_path, (), body)
