@@ -96,7 +96,7 @@ def announce(nodes: list[dict[str, Any]], took: float, directory: Path) -> None:
     for name, value, note in lines:
         click.echo(f"  {name:<9}  {value:<{width}}   {note}".rstrip())
     click.echo()
-    rows = [("NODE", "ROLE", "LEADS", "ACTORS", "MEMORY", "ADVERTISES")]
+    rows: list[tuple[str, ...]] = [("NODE", "ROLE", "LEADS", "ACTORS", "MEMORY", "ADVERTISES")]
     for node in nodes:
         held = f"{memory(descendants([node['pid']])) / 2**20:.0f} MiB"
         figures = (node["node"], node["role"], node["leads"], len(node["actors"]), held, node["advertises"])
