@@ -179,6 +179,7 @@ class Broker(Running):
         self._await_end(self._proxy)
         self._proxy = None
 
+    def actors(self) -> list[dict[str, Any]]:
         """The actors as the admin HTTP tells: id, kind, pid, state, restarts, … Raises OSError."""
         return actors_at(str(self.details["nodes"][0]["admin"][0]))
 
