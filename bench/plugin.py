@@ -1,7 +1,7 @@
-"""What the pytest fixtures cost: `python -m bench.plugin` (20 s). Medians, in seconds; the budgets are issue targets.
+"""What the pytest fixtures cost: `python -m bench.plugin` (40 s). Medians, in seconds; the budgets are issue targets.
 
-A broker started and stopped, the first record of a new group (kafka-python at its defaults), 100 tests with a topic
-each against 100 empty ones, and one acknowledged record after the other through the proxy.
+A broker and three nodes started and stopped, the first record of a new group (kafka-python at its defaults), 100 tests
+with a topic each against 100 empty ones, and one acknowledged record after the other through the proxy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from kafka import KafkaConsumer
 
 import logeion
-from logeion.testing import Broker, broker
+from logeion.testing import Broker, broker, cluster
 
 ROUNDS = 5
 TESTS = 100
@@ -37,6 +37,18 @@ def starts() -> tuple[float, float]:
             began = time.perf_counter()
             running.stop()
             gone.append(time.perf_counter() - began)
+    return statistics.median(ready), statistics.median(gone)
+
+
+def cluster_starts() -> tuple[float, float]:
+    """The same for three nodes."""
+    ready, gone = [], []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        with cluster():
+            ready.append(time.perf_counter() - began)
+            began = time.perf_counter()
+        gone.append(time.perf_counter() - began)
     return statistics.median(ready), statistics.median(gone)
 
 
@@ -83,6 +95,9 @@ def main() -> None:
     ready, gone = starts()
     print(f"broker ready              {ready:6.2f} s   (budget 0.7)")
     print(f"broker gone               {gone:6.2f} s   (budget 1)")
+    ready, gone = cluster_starts()
+    print(f"three nodes ready         {ready:6.2f} s   (budget 4)")
+    print(f"three nodes gone          {gone:6.2f} s")
     print(f"first record of a group   {first_group_record():6.2f} s   (budget 1)")
     with_topic = suite(", logeion_topic", "logeion_topic()")
     without = suite(", logeion_broker", "pass")
