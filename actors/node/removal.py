@@ -103,6 +103,9 @@ class Directories:
         if state.leader >= 0 and now >= local.aside_at:
             local.aside_at = now + OFFLINE_RETRY_S
             self.remove(local, keep=True)
+        elif state.leader >= 0 and local.retry_at is None:
+            # Lost again so soon: nobody else will remind us.
+            local.retry_at = local.aside_at
         return False
 
     def put_aside(self, local: Local, *, failed: bool, now: float) -> None:

@@ -21,9 +21,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unittest import mock
 
 import msgspec
 
+from logeion.actors.node import local, removal
 from tests.sim.cluster_judge import Key, Truth
 from tests.sim.engine import Violated
 from tests.sim.faults import Faults
@@ -32,8 +34,8 @@ from tests.sim.leaders import PartitionProcess
 from tests.sim.world import Settings, World
 
 RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results" / "sim.jsonl"
-# A seed that has not come to rest by then, after all was healed, never will. (What is offline is tried every 30 s.)
-CALM_S = 75.0
+# A seed that has not come to rest by then, after all was healed, never will.
+CALM_S = 40.0
 CHUNK = 25
 
 
@@ -66,12 +68,16 @@ class ClusterWorld(World):
     def __init__(self, seed: int, settings: Settings | None = None) -> None:
         super().__init__(seed, settings or drawn(seed))
         chance = self.engine.random
-        self.faulty_s = chance.choice((1.5, 3.0, 5.0))
-        self.pace = chance.choice((0.1, 0.25, 0.6))
+        self.faulty_s = chance.choice((1.0, 2.0, 3.5))
+        self.pace = chance.choice((0.08, 0.2, 0.4))
         self.faults: Faults | None = None
 
     def live(self) -> None:
         """From the first process to the last judgement."""
+        with mock.patch.object(local, "OFFLINE_RETRY_S", 3.0), mock.patch.object(removal, "OFFLINE_RETRY_S", 3.0):
+            self._live()
+
+    def _live(self) -> None:
         self.boot()
         chance = self.engine.random
         until = self.engine.time + self.faulty_s
