@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 
-from tests.cluster.loads.common import History, Told, Value, options, read_value, say
+from tests.cluster.loads.common import COMMIT_S, History, Told, Value, options, read_value, say
 
 OPTIONS = options()
 HISTORY = History(Path(OPTIONS.history), OPTIONS.first)
@@ -151,8 +151,8 @@ class Follower(Reader):
 
 
 class Member(Reader, ConsumerRebalanceListener):  # type: ignore[misc]
-    """A member of the group, which commits after every poll that brought something. When its client gives up, it is
-    another process, with another consumer."""
+    """A member of the group, which commits what it has read ten times a second. When its client gives up, it is another
+    process, with another consumer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -175,11 +175,12 @@ class Member(Reader, ConsumerRebalanceListener):  # type: ignore[misc]
         async with running(consumer) as self._consumer:
             self.write("subscribe", "ok", time.monotonic(), [key(number) for number in range(OPTIONS.partitions)])
             consumer.subscribe([OPTIONS.topic], listener=self)
+            due = 0.0
             while not (TOLD.drain.is_set() and GROUP.arrived()):
-                came = await self.poll(consumer)
-                self._uncommitted |= came
-                if came:
+                self._uncommitted |= await self.poll(consumer)
+                if time.monotonic() >= due:
                     await self._commit()
+                    due = time.monotonic() + COMMIT_S
 
     def write(self, f: str, kind: str, began: float, value: Any, **more: Any) -> None:
         super().write(f, kind, began, value, group=OPTIONS.group, member=str(self.proc), **more)

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 # Before the padding: the value and the CRC-32 of its eight bytes.
 HEAD = struct.Struct(">QI")
+# How often a member commits what it has read: a commit is a record of three replicas, too.
+COMMIT_S = 0.1
 
 
 class Options(NamedTuple):

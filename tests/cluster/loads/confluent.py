@@ -10,7 +10,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from tests.cluster.loads.common import History, Told, Value, options, read_value, say
+from tests.cluster.loads.common import COMMIT_S, History, Told, Value, options, read_value, say
 
 OPTIONS = options()
 HISTORY = History(Path(OPTIONS.history), OPTIONS.first)
@@ -99,7 +99,7 @@ class Reader(threading.Thread):
             "auto.offset.reset": "earliest",
         }
 
-    def poll(self, consumer: Consumer) -> bool:
+    def poll(self, consumer: Consumer) -> None:
         """Poll for what is there; one operation for what came, and one more where the assignment changed between."""
         got: list[Message] = []
         began = time.monotonic()
@@ -111,12 +111,11 @@ class Reader(threading.Thread):
                 self._write(began, got, [])
                 self._write(began, [message] if message else [], [key(number) for number in sorted(self.moved)])
                 self.moved.clear()
-                return True
+                return
             if message is None:
                 break
             got.append(message)
         self._write(began, got, [])
-        return bool(got)
 
     def _write(self, began: float, messages: list[Message], moved: list[str]) -> None:
         polled: dict[str, list[list[Any]]] = {}
@@ -150,7 +149,7 @@ class Follower(Reader):
 
 
 class Member(Reader):
-    """A member of the group, which commits after every poll that brought something."""
+    """A member of the group, which commits what it has read ten times a second."""
 
     def run(self) -> None:
         self._uncommitted: set[int] = set()
@@ -159,11 +158,14 @@ class Member(Reader):
         consumer = Consumer(self.settings())
         self.write("subscribe", "ok", time.monotonic(), [key(number) for number in range(OPTIONS.partitions)])
         consumer.subscribe([OPTIONS.topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        due = 0.0
         while not (TOLD.drain.is_set() and GROUP.arrived()):
             before = dict(self.positions)
-            if self.poll(consumer):
-                self._uncommitted |= {n for n, at in self.positions.items() if before.get(n) != at} & self._owned
+            self.poll(consumer)
+            self._uncommitted |= {n for n, at in self.positions.items() if before.get(n) != at} & self._owned
+            if time.monotonic() >= due:
                 self._commit(consumer)
+                due = time.monotonic() + COMMIT_S
         consumer.close()
 
     def write(self, f: str, kind: str, began: float, value: Any, **more: Any) -> None:
