@@ -12,6 +12,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
+ENCODE = msgspec.json.Encoder().encode
 # Before the padding: the value and the CRC-32 of its eight bytes.
 HEAD = struct.Struct(">QI")
 # How often a member commits what it has read: a commit is a record of three replicas, too.
@@ -70,7 +73,7 @@ class History:
     """A file of operations; any thread may write to it."""
 
     def __init__(self, path: Path, first: int) -> None:
-        self._file = path.open("w")
+        self._file = path.open("wb")
         self._lock = threading.Lock()
         self._number = 0
         self._process = first
@@ -89,7 +92,7 @@ class History:
             self._number += 1
             entry["i"] = self._number
             self.counts[f"{f} {kind}"] += 1
-            self._file.write(json.dumps(entry) + "\n")
+            self._file.write(ENCODE(entry) + b"\n")
 
     def close(self) -> None:
         """All is in the file."""
