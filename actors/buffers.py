@@ -33,8 +33,8 @@ class Pool:
         self._limit = limit
         self._taken = False
         self._timer: asyncio.TimerHandle | None = None
-        self.kept = 0
-        self.poisons = bool(os.environ.get(POISON_VARIABLE))
+        self.kept: int = 0
+        self.poisons: bool = bool(os.environ.get(POISON_VARIABLE))
 
     def take(self, size: int) -> memoryview:
         """A writable view of at least ``size`` bytes, with anything in it."""
@@ -77,7 +77,7 @@ class Pool:
         self.kept = 0
 
 
-pool = Pool()
+pool: Pool = Pool()
 
 
 class Frame:
@@ -91,7 +91,7 @@ class Frame:
 
     def __init__(self, view: memoryview, buffer: memoryview | None) -> None:
         """``buffer`` is from the pool, None for scratch."""
-        self.view = view
+        self.view: memoryview = view
         # Called once, when nobody needs it any more.
         self.on_end: Callable[[], None] | None = None
         self._buffer = buffer

@@ -46,6 +46,9 @@ class Claim:
     ``tree`` is inherited by every process of the tree: who has it knows that nothing of an earlier tree still runs.
     """
 
+    lock: int
+    tree: int
+
     def __init__(self, lock: int, tree: int) -> None:
         self.lock, self.tree = lock, tree
 

@@ -17,6 +17,11 @@ from .metadata import MetadataImage, MetadataRecord, PartitionChanged
 class Figures:
     """What only a look at each change can count, since this process started."""
 
+    isr_shrinks: int
+    isr_expands: int
+    elections: int
+    unclean_elections: int
+
     def __init__(self, node: int) -> None:
         self.node = node
         self.isr_shrinks = self.isr_expands = self.elections = self.unclean_elections = 0

@@ -31,7 +31,7 @@ from .runtime import FAILURE, ActorSpec
 from .thespian_traps import become_subreaper, forget_system, keep_open, own_logging
 from .thespian_traps import install as install_traps
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 THESPIAN_ADDRESS = "127.0.0.1"
 CREATE_S = 5.0
@@ -112,7 +112,7 @@ class Command:
         which Ctrl-C, the terminal and the reader of standard output belong."""
         self.config = config
         self.directory = directory
-        self.began = time.monotonic()
+        self.began: float = time.monotonic()
         self._on_ready = on_ready
         self._nodes = nodes
         self._child = child

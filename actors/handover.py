@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 WELCOME_MAX = 1024
 # More descriptors than one are a mistake; so many are received, in order to close them.

@@ -27,7 +27,7 @@ from .handover import connect_inbox, send_socket
 from .handshake import HandshakeError
 from .lanes import Lane, LaneError, LaneTimeout, OnClosed, OnMessage, lane_over
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 HANDSHAKE_S = 5.0
 CONNECT_S = 2.0
@@ -217,6 +217,9 @@ class HostPort:
 
 class _Arrival:
     """One connection until it is handed over."""
+
+    host: str
+    port: int
 
     def __init__(self, port: HostPort, sock: socket.socket, host: str, number: int) -> None:
         self._owner = port

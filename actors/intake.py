@@ -88,4 +88,4 @@ class Intake:
             stream.proceed()
 
 
-intake = Intake()
+intake: Intake = Intake()

@@ -27,7 +27,7 @@ from .handover import Inbox, bind_path, short_name, unbind_path
 from .messages import AnyMessage, Hello, Message, Refused, decode, encode
 from .stream import Frame, FrameError, FrameStream
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 # Both lengths and the request's number; its top bit says that this is an answer.
 PREFIX = struct.Struct(">IIQ")

@@ -149,19 +149,19 @@ class MetadataImage:
     """
 
     def __init__(self, defaults: Mapping[str, str] = _NOTHING) -> None:
-        self.cluster_id = ""
-        self.metadata_version = 0
-        self.version = 0
+        self.cluster_id: str = ""
+        self.metadata_version: int = 0
+        self.version: int = 0
         # Grows with what Metadata answers show of brokers, as ``Topic.changed`` does for a topic.
-        self.brokers_changed = 0
+        self.brokers_changed: int = 0
         self.brokers: dict[int, BrokerRegistered] = {}
         # Registered, and these: fenced (as every registration begins), on its way out.
         self.fenced: set[int] = set()
         self.shutting_down: set[int] = set()
         self.features: dict[str, int] = {}
         self.topics: dict[str, Topic] = {}
-        self.next_producer_id = 0
-        self.defaults = dict(defaults)
+        self.next_producer_id: int = 0
+        self.defaults: dict[str, str] = dict(defaults)
         self._ids: dict[str, str] = {}
         # By node, the partitions that have a replica there: a node that fails must not cost a look at all others.
         self._by_node: dict[int, dict[tuple[str, int], None]] = {}

@@ -45,7 +45,7 @@ from .processes import end_descendants, reap
 from .restarts import Policy, Restarts
 from .thespian_traps import become_subreaper, keep_open, own_logging
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 SECRET = "cluster.secret"
 CLUSTER_ADDRESS = "127.0.0.1"

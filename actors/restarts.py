@@ -26,7 +26,7 @@ class Restarts:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self.total = 0
+        self.total: int = 0
         self._exits: deque[float] = deque()
 
     def exited(self, now: float) -> float | None:

@@ -32,7 +32,7 @@ from .stream import Frame
 from .supervising import SupervisorEnd
 from .thespian_traps import own_logging, printable, restore_fault_signals
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 EXIT_CRASH = 70
 # EX_CONFIG: starting it again with the same configuration is no help.
@@ -95,7 +95,7 @@ class Shell:
         self.spec = spec
         self.loop = loop
         self.tell_supervisor = tell_supervisor
-        self.config = Config.decode(spec.config)
+        self.config: Config = Config.decode(spec.config)
         self.node_lane: Lane | None = None
         self._state = StateChanged(state="starting", epoch=spec.epoch)
 

@@ -72,9 +72,9 @@ class FrameStream:
         self.loop = loop
         self.sock = sock
         self.trusted = trusted
-        self.frames = 0
-        self.closed = False
-        self.last_read = loop.time()
+        self.frames: int = 0
+        self.closed: bool = False
+        self.last_read: float = loop.time()
         self._fd = sock.fileno()
         self._header_size = header_size
         self._measure = measure

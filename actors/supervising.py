@@ -22,7 +22,7 @@ from .lanes import Lane, LaneError, dial, measure, pack, same_user, socket_path,
 from .messages import AnyMessage, Hello, ListActors, Message
 from .stream import Frame, FrameError
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 NAME = "supervisor"
 # What Node may leave unread before it loses the lane.

@@ -36,7 +36,7 @@ from .runtime import EXIT_CONFIG, EXIT_CRASH, FAILURE, ActorBase, ActorSpec
 from .supervising import NodeEnd
 from .thespian_traps import newest_child, own_logging, restore_fault_signals
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 EXIT_INTENSITY = 72
 # When a fixed actor is started again, and when the Supervisor gives up and leaves it to the command.
@@ -53,6 +53,12 @@ TEMPORARY = ("partition", "replica", "coordinator")
 
 class Child:
     """One process of ours. ``incarnation`` tells its starts apart; addresses and pids are reused, it is not."""
+
+    actor: str
+    kind: str
+    incarnation: int
+    process: Any
+    address: Any
 
     def __init__(self, actor: str, kind: str, incarnation: int, process: Any, address: ActorAddress) -> None:
         self.actor, self.kind, self.incarnation = actor, kind, incarnation

@@ -38,22 +38,22 @@ class Batch:
     )  # fmt: skip
 
     def __init__(self, topic: str, partition: int, now: float, number: int) -> None:
-        self.number = number
-        self.topic = topic
-        self.partition = partition
-        self.born = now
+        self.number: int = number
+        self.topic: str = topic
+        self.partition: int = partition
+        self.born: float = now
         self.entries: list[Entry] = []
-        self.size = BATCH_OVERHEAD
+        self.size: int = BATCH_OVERHEAD
         self.encoded: Encoded | None = None
-        self.sequence = -1
-        self.sent = False
-        self.in_flight = False
-        self.tries = 0
-        self.retry_at = 0.0
-        self.done = False
+        self.sequence: int = -1
+        self.sent: bool = False
+        self.in_flight: bool = False
+        self.tries: int = 0
+        self.retry_at: float = 0.0
+        self.done: bool = False
         self.error: LogeionError | None = None
-        self.base_offset = -1
-        self.log_append_time_ms = -1
+        self.base_offset: int = -1
+        self.log_append_time_ms: int = -1
         self.callbacks: list[Done] = []
 
 
@@ -95,13 +95,13 @@ class Accumulator:
         self.delivery_timeout_s = delivery_timeout_s
         self.codec = codec
         self.idempotent = idempotent
-        self.in_flight_max = in_flight_max if idempotent else 1
+        self.in_flight_max: int = in_flight_max if idempotent else 1
         self.request_bytes_max = request_bytes_max
-        self.used = 0
-        self.records = 0
-        self.producer_id = -1
-        self.producer_epoch = -1
-        self.gap = False
+        self.used: int = 0
+        self.records: int = 0
+        self.producer_id: int = -1
+        self.producer_epoch: int = -1
+        self.gap: bool = False
         self._queues: dict[Slot, _Queue] = {}
         self._made = 0  # batches so far
         self._numbered = 0  # batches that have a sequence and are not settled

@@ -16,7 +16,7 @@ from .errors import ClosedError
 from .settings import ClientSettings, cluster_settings
 
 T = TypeVar("T")
-log = logging.getLogger("logeion.client")
+log: logging.Logger = logging.getLogger("logeion.client")
 
 # How long the end of the interpreter waits for what was sent and is not acknowledged.
 EXIT_S = 10.0
@@ -32,9 +32,9 @@ class Background:
     """A loop in a daemon thread, started when first used; it lives as long as the process."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.pid = os.getpid()
-        self.thread = threading.Thread(target=self._run, name="logeion-client", daemon=True)
+        self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
+        self.pid: int = os.getpid()
+        self.thread: threading.Thread = threading.Thread(target=self._run, name="logeion-client", daemon=True)
         self.thread.start()
 
     def _run(self) -> None:

@@ -43,12 +43,12 @@ class Cluster:
         connect_timeout_s: float = 5.0,
         deadline_s: float = 60.0,
     ) -> None:
-        self.bootstrap = parse_bootstrap(bootstrap)
+        self.bootstrap: list[Address] = parse_bootstrap(bootstrap)
         self.client_id = client_id
         self.request_timeout_s = request_timeout_s
         self.connect_timeout_s = connect_timeout_s
         self.deadline_s = deadline_s
-        self.metadata = Metadata()
+        self.metadata: Metadata = Metadata()
         self._connections: dict[Key, Connection] = {}
         self._opening: dict[Key, asyncio.Task[Connection]] = {}
         self._refreshing: dict[frozenset[str] | None, asyncio.Task[None]] = {}

@@ -32,7 +32,7 @@ class Client:
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self.admin = Admin(cluster)
+        self.admin: Admin = Admin(cluster)
 
     async def __aenter__(self) -> Client:
         try:

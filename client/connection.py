@@ -45,7 +45,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, address: Address, client_id: str) -> None:
         self.address = address
         self.client_id = client_id
-        self.closed = False
+        self.closed: bool = False
         self.versions: dict[int, int] = {}
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None

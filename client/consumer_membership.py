@@ -42,13 +42,13 @@ class ConsumerMembership:
         assignor: str | None = None,
     ) -> None:
         self.group = group
-        self.topics = tuple(sorted(set(topics)))
-        self.member_id = member_id
+        self.topics: tuple[str, ...] = tuple(sorted(set(topics)))
+        self.member_id: str = member_id
         self.instance_id = instance_id
         self.rebalance_timeout_ms = rebalance_timeout_ms
         self.assignor = assignor
-        self.generation = JOIN
-        self.heartbeat_s = 0.0
+        self.generation: int = JOIN
+        self.heartbeat_s: float = 0.0
         self.owned: list[TopicPartition] = []
         self._ids: dict[str, str] = {}
         self._target: dict[str, frozenset[int]] | None = None

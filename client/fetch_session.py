@@ -31,8 +31,8 @@ class FetchSession:
     """Use: ``ask``, send, then ``answered``; or ``broken`` when no answer came."""
 
     def __init__(self) -> None:
-        self.session_id = 0
-        self.epoch = FIRST_EPOCH
+        self.session_id: int = 0
+        self.epoch: int = FIRST_EPOCH
         self._known: dict[TopicPartition, tuple[int, int]] = {}
 
     def ask(self, wanted: Mapping[TopicPartition, tuple[int, int]]) -> Asked:

@@ -80,9 +80,9 @@ class GroupMember(abc.ABC):
         self._task: asyncio.Task[None] | None = None
         self._unwanted = asyncio.Event()
         self._unwanted.set()
-        self.wanted_back = False
-        self.back = asyncio.Event()
-        self.last_back = time.monotonic()
+        self.wanted_back: bool = False
+        self.back: asyncio.Event = asyncio.Event()
+        self.last_back: float = time.monotonic()
 
     def start(self) -> None:
         """Joins the group, in the background."""

@@ -68,18 +68,18 @@ class Membership:
         if unknown or not assignors:
             raise ConfigError(f"partition_assignment_strategy={list(assignors)}: known are {', '.join(ASSIGNORS)}")
         self.group = group
-        self.topics = tuple(sorted(set(topics)))
-        self.assignors = tuple(assignors)
+        self.topics: tuple[str, ...] = tuple(sorted(set(topics)))
+        self.assignors: tuple[str, ...] = tuple(assignors)
         self.instance_id = instance_id
         self.session_timeout_ms = session_timeout_ms
         self.rebalance_timeout_ms = rebalance_timeout_ms
         # Cooperative only if every strategy is, as in Java: a group in transition lists both.
-        self.cooperative = all(name == "cooperative-sticky" for name in assignors)
-        self.phase = "out"
-        self.member_id = ""
-        self.generation = -1
-        self.protocol = ""
-        self.leader = False
+        self.cooperative: bool = all(name == "cooperative-sticky" for name in assignors)
+        self.phase: str = "out"
+        self.member_id: str = ""
+        self.generation: int = -1
+        self.protocol: str = ""
+        self.leader: bool = False
         self.owned: list[TopicPartition] = []
 
     @property

@@ -44,7 +44,7 @@ class Metadata:
         self.topics: dict[str, TopicInfo] = {}
         self.failed: dict[str, KafkaError] = {}
         self.cluster_id: str | None = None
-        self.controller_id = -1
+        self.controller_id: int = -1
 
     def apply(self, response: MetadataResponse, *, everything: bool) -> None:
         """Takes in a response; ``everything`` says that it listed all topics, so others are gone."""

@@ -48,15 +48,15 @@ class Position:
     )
 
     def __init__(self, tp: TopicPartition, offset: int, stop_at: int | None) -> None:
-        self.tp = tp
-        self.next_fetch = offset
-        self.next_record = offset
-        self.stop_at = stop_at
-        self.high_watermark = -1
-        self.gone = False  # what it fetched is not to be handed out any more
-        self.paused = False
+        self.tp: TopicPartition = tp
+        self.next_fetch: int = offset
+        self.next_record: int = offset
+        self.stop_at: int | None = stop_at
+        self.high_watermark: int = -1
+        self.gone: bool = False  # what it fetched is not to be handed out any more
+        self.paused: bool = False
         self.batches: deque[memoryview] = deque()
-        self.buffered = 0
+        self.buffered: int = 0
 
     @property
     def finished(self) -> bool:

@@ -35,7 +35,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 Headers = Sequence[tuple[str, bytes | None]]
 
-log = logging.getLogger("logeion.client")
+log: logging.Logger = logging.getLogger("logeion.client")
 
 PRODUCE, INIT_PRODUCER_ID = 0, 22
 ACKS = {"all": -1, -1: -1, 1: 1, 0: 0}
@@ -82,7 +82,7 @@ class Producer:
         self._partitioner = PARTITIONERS[partitioner] if isinstance(partitioner, str) else partitioner
         self._cluster = cluster
         self._request_timeout_s = request_timeout_ms / 1000
-        self.max_block_s = max_block_ms / 1000
+        self.max_block_s: float = max_block_ms / 1000
         self._key_serializer = key_serializer
         self._value_serializer = value_serializer
         self._sticky = Sticky()
@@ -110,7 +110,7 @@ class Producer:
         self._refresh_wanted = False
         self._refresh_timer: asyncio.TimerHandle | None = None
         self._closed = False
-        self.records_acked = 0
+        self.records_acked: int = 0
 
     async def __aenter__(self) -> Producer:
         self._sender = asyncio.create_task(self._run())

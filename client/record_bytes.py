@@ -88,13 +88,16 @@ def _headers(headers: Sequence[tuple[str, bytes | None]]) -> bytes:
 class Encoded:
     """A closed batch's records, encoded and compressed once; its header is written for each producer and sequence."""
 
+    base_timestamp: int
+    max_timestamp: int
+
     __slots__ = ("attributes", "base_timestamp", "body", "count", "max_timestamp")
 
     def __init__(self, entries: Sequence[Entry], codec: int) -> None:
         body, self.base_timestamp, self.max_timestamp = encode_entries(entries)
-        self.body = compress(codec, body) if codec else body
-        self.attributes = codec
-        self.count = len(entries)
+        self.body: bytes = compress(codec, body) if codec else body
+        self.attributes: int = codec
+        self.count: int = len(entries)
 
     def batch(self, producer_id: int, producer_epoch: int, base_sequence: int) -> bytes:
         """The whole batch; -1, -1, -1 for a producer without an id."""

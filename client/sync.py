@@ -41,7 +41,7 @@ class Client:
         except BaseException:
             self._background.run(self._cluster.close())
             raise
-        self.admin = Admin.of(self._cluster, self._background)
+        self.admin: Admin = Admin.of(self._cluster, self._background)
 
     def __enter__(self) -> Client:
         return self

@@ -64,6 +64,8 @@ class Topic(Generic[K, V]):
     as it is, with headers that say where it stood and what was wrong, and goes on once that is acknowledged.
     """
 
+    decode_key: Callable[[bytes], Any]
+
     @overload
     def __init__(self: Topic[bytes, bytes], name: str, *, codec: Codec = ..., on_decode_error: str = ...) -> None: ...
 

@@ -40,7 +40,7 @@ from .storage import VoterStorage, is_full
 from .subscribers import Subscribers
 from .topics import Defaults
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 _TOLD: tuple[type[Message], ...] = get_args(Told)
 _QUESTIONS: tuple[type[Message], ...] = (*machine.REQUESTS, ChangeVoters, DescribeQuorum)
@@ -66,7 +66,7 @@ class ControllerShell(Shell):
     async def start(self) -> None:
         """Recover what this voter stored, take part in the quorum, listen."""
         spec, config = self.spec, self.config
-        self.voters = config.voters() or {spec.node: ("", 0)}
+        self.voters: dict[int, tuple[str, int]] = config.voters() or {spec.node: ("", 0)}
         self.storage: VoterStorage | None = None
         self._events: deque[Event] = deque()
         self._asks: list[Ask] = []
@@ -75,17 +75,17 @@ class ControllerShell(Shell):
         self._turning = self._due = self._decided = False
         self._missing_from = self.loop.time() + STARTING_S
         self._timer: asyncio.TimerHandle | None = None
-        self.member = self._new_member()
-        self.subscribers = Subscribers(
+        self.member: Member = self._new_member()
+        self.subscribers: Subscribers = Subscribers(
             lambda: self.member.image.records(), lambda: self.member.applied, lambda: self.member.decides
         )
         dial = self._dial("controller")
-        self.peers = Peers(self.loop, dial, self._addresses, self._broken)
+        self.peers: Peers = Peers(self.loop, dial, self._addresses, self._broken)
         # No actor has this name: a host that answers so has answered.
-        self.probing = Probing(
+        self.probing: Probing = Probing(
             self.loop, self._dial("probe"), self._addresses, lambda node: self._post(HostSeen(node, running=False))
         )
-        self.observing = Observing(
+        self.observing: Observing = Observing(
             self.loop,
             dial,
             lambda: [address for node in self.voters if node != spec.node for address in self._addresses(node)],

@@ -113,10 +113,10 @@ class ControllerMachine:
     ) -> None:
         self.defaults = defaults
         self.new_id = new_id
-        self.image = image
+        self.image: MetadataImage = image
         self.settings = settings
         # The offset that the next record gets.
-        self.next_offset = 0
+        self.next_offset: int = 0
         self._sessions = Sessions(settings.session_s)
         self._rebalance_at: float | None = None
 

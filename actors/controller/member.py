@@ -122,8 +122,8 @@ class Member:
 
     def __init__(self, me: VoterId, image: MetadataImage, around: Surroundings, closed: Refused | None = None) -> None:
         self.me = me
-        self.image = image
-        self.applied = 0
+        self.image: MetadataImage = image
+        self.applied: int = 0
         self.raft: Raft | None = None
         # Why nothing is decided here, until ``join``.
         self.closed = closed

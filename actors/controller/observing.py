@@ -11,7 +11,7 @@ from ..messages import AnyMessage, Committed, Subscribe
 from ..stream import Frame
 from .peers import Dial
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0
 SUBSCRIBE_S = 5.0

@@ -28,7 +28,7 @@ from .raft.log import continued
 from .raft.messages import Entry, Snapshot, VoterId
 from .raft.state import Stored
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 DIRECTORY = "__cluster_metadata-0"
 TOPIC_ID = f"{1:032x}"
@@ -67,7 +67,7 @@ class VoterStorage:
     """``now_ms`` only labels. Whatever raises ``StorageError`` leaves the disk in doubt: open it anew."""
 
     def __init__(self, data_dir: Path, *, now_ms: Callable[[], int], files: Files | None = None) -> None:
-        self.directory = data_dir / DIRECTORY
+        self.directory: Path = data_dir / DIRECTORY
         self._files = files or Files()
         self._now_ms = now_ms
         self._log: Log | None = None

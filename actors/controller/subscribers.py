@@ -11,7 +11,7 @@ from ..messages import Committed
 from ..metadata import MetadataRecord
 from .entries import Commit
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 # Recent records kept in memory; whoever is further behind gets a snapshot of the image instead.
 RECENT_RECORDS = 10_000

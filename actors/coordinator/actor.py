@@ -35,7 +35,7 @@ from .records import unpack
 from .step import Settings
 from .topics import Topics
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 # Exit codes that are no crash: idle, and what this actor stands on is gone (EX_TEMPFAIL).
 EXIT_IDLE, EXIT_LOST = 0, 75
@@ -72,8 +72,8 @@ class CoordinatorShell(Shell):
         self.listener: LaneListener | None = None
         self.index: IndexHosting | None = None
         self.hosting: Hosting | None = None
-        self.suspicion = Suspicion(loop, self._tell_node)
-        self.topics = Topics(loop, spec.run_dir, self._topics_changed)
+        self.suspicion: Suspicion = Suspicion(loop, self._tell_node)
+        self.topics: Topics = Topics(loop, spec.run_dir, self._topics_changed)
         # Heartbeats of a consumer group that wait until it is known which topics there are.
         self._early: list[tuple[Lane, int, ConsumerHeartbeat]] = []
 

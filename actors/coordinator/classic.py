@@ -81,18 +81,18 @@ class ClassicGroup:
     def __init__(self, group: str, settings: Settings) -> None:
         self.group = group
         self.settings = settings
-        self.state = State.EMPTY
-        self.generation = 0
-        self.protocol_type = ""
+        self.state: State = State.EMPTY
+        self.generation: int = 0
+        self.protocol_type: str = ""
         self.protocol: str | None = None
-        self.leader = ""
+        self.leader: str = ""
         self.members: dict[str, Member] = {}
         self.static: dict[str, str] = {}
         self.pending: dict[str, float] = {}
         """Ids given out (KIP-394) whose owner has not come back yet, with the moment it is forgotten."""
         self.unsynced: set[str] = set()
-        self.empty_since_ms = 0
-        self.deadline = math.inf
+        self.empty_since_ms: int = 0
+        self.deadline: float = math.inf
         self._join_deadline = math.inf
         self._initial_limit: float | None = None
         """While set, the first rebalance of an empty group still gathers members, at most until then."""

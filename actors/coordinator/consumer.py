@@ -60,16 +60,16 @@ class ConsumerGroup:
     def __init__(self, group: str, settings: Settings) -> None:
         self.group = group
         self.settings = settings
-        self.group_epoch = 0
-        self.assignment_epoch = 0
-        self.assignor = DEFAULT
+        self.group_epoch: int = 0
+        self.assignment_epoch: int = 0
+        self.assignor: str = DEFAULT
         self.members: dict[str, Member] = {}
         self.static: dict[str, str] = {}
         self.targets: dict[str, Partitions] = {}
         self.topics: dict[str, tuple[str, int]] = {}
         """The topics, with ids and sizes, that the group epoch stands for."""
-        self.empty_since_ms = 0
-        self.deadline = math.inf
+        self.empty_since_ms: int = 0
+        self.deadline: float = math.inf
 
     @property
     def state(self) -> str:

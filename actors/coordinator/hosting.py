@@ -95,7 +95,7 @@ class Hosting:
         suspicion: Suspicion,
     ) -> None:
         self.machine = machine
-        self.leaving = False
+        self.leaving: bool = False
         self._loop: asyncio.AbstractEventLoop = partition.loop
         self._partition = partition
         self._epoch, self._writer, self._incarnation = epoch, writer, incarnation

@@ -42,7 +42,7 @@ from .topics import Topics
 if TYPE_CHECKING:
     from .actor import CoordinatorShell
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 REACH_S = 10.0
 # Bytes of records in one answer to a Coordinator that loads (a lane's header holds 16 MiB).
@@ -61,7 +61,7 @@ class IndexHosting:
     def __init__(self, shell: CoordinatorShell, partition: Lane, settings: Settings, topics: Topics) -> None:
         spec = shell.spec
         assert spec.topic is not None and spec.partition is not None and spec.epoch is not None
-        self.index = GroupIndex(settings)
+        self.index: GroupIndex = GroupIndex(settings)
         self._shell = shell
         self._loop: asyncio.AbstractEventLoop = shell.loop
         self._topics = topics

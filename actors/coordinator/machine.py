@@ -67,7 +67,7 @@ class GroupMachine:
         self.group = group
         self.settings = settings
         self.membership: ClassicGroup | ConsumerGroup | None = None
-        self.offsets = Offsets(group, settings)
+        self.offsets: Offsets = Offsets(group, settings)
         self.topics: Mapping[str, tuple[str, int]] = {}
         """Name to (id, partitions) of every topic, from the metadata image; ``topics_changed`` replaces it."""
         self._check_at = math.inf

@@ -41,7 +41,7 @@ class Tail:
         on_record: Callable[[bytes, bytes | None], None],
         suspicion: Suspicion,
     ) -> None:
-        self.read_to = 0
+        self.read_to: int = 0
         self._lane = lane
         self._epoch = epoch
         self._view = LogView(directory)

@@ -12,7 +12,7 @@ from ..messages import AnyMessage, Committed, Subscribe
 from ..metadata import MetadataImage
 from ..stream import Frame
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.01, 1.0
 SUBSCRIBE_S = 30.0
@@ -22,8 +22,8 @@ class Topics:
     """Follows the Controller from ``start`` on; ``on_change`` after every change."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, run_dir: Path, on_change: Callable[[], None]) -> None:
-        self.image = MetadataImage()
-        self.known = asyncio.Event()
+        self.image: MetadataImage = MetadataImage()
+        self.known: asyncio.Event = asyncio.Event()
         """Set once the image is that of some moment, not empty for want of news."""
         self._applied = 0
         self._loop = loop

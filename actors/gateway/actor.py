@@ -13,7 +13,7 @@ from .following import Following
 from .listening import Port, bind
 from .ports import PortFile
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class GatewayShell(Shell):
@@ -23,9 +23,11 @@ class GatewayShell(Shell):
         """Take the port, and serve once the metadata log was read."""
         spec, config = self.spec, self.config
         # Before anything is waited for: Node says who runs as soon as it is met.
-        self.gateway = state.Gateway(node=spec.node, config=config, data_dir=Path(spec.data_dir), loop=self.loop)
+        self.gateway: state.Gateway = state.Gateway(
+            node=spec.node, config=config, data_dir=Path(spec.data_dir), loop=self.loop
+        )
         self.gateway.groups.tell_node = self.gateway.suspicion.tell = self._tell_node
-        self.following = Following(self.gateway, spec.run_dir)
+        self.following: Following = Following(self.gateway, spec.run_dir)
         file = PortFile(spec.run_dir / "kafka-port", shared=config.node.gateways > 1)
         first = "." not in spec.actor.partition("/")[2]
         port = await file.settle(config.listeners.bind, config.listeners.port, first=first)
@@ -35,7 +37,7 @@ class GatewayShell(Shell):
         # Clients wait in the backlog until there is something true to tell them.
         while not await self.gateway.wait_until(lambda: bool(self.gateway.image.cluster_id), 10.0):
             log.warning("waiting for the controller")
-        self.port = Port(self.gateway, sockets)
+        self.port: Port = Port(self.gateway, sockets)
         log.info("listening on %s", ", ".join(self.port.addresses))
         self.on_node_lane()
 

@@ -34,7 +34,7 @@ from .dispatch import HANDLERS, Direct
 if TYPE_CHECKING:
     from .state import Gateway
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 _LENGTH = struct.Struct(">i").unpack_from
 PREFIX = 4
@@ -49,13 +49,13 @@ class Exchange:
     __slots__ = ("_body", "_frame", "_on_sent", "connection", "done", "header", "on_closed", "request")
 
     def __init__(self, connection: Connection, header: RequestHeader, frame: Frame) -> None:
-        self.connection = connection
-        self.header = header
+        self.connection: Connection = connection
+        self.header: RequestHeader = header
         self.request: Any = None
         # Called when the connection closes before the answer.
         self.on_closed: Callable[[], None] | None = None
         self._frame: Frame | None = frame
-        self.done = False
+        self.done: bool = False
         self._body: Any = None
         self._on_sent: Callable[[], None] | None = None
 
@@ -140,7 +140,7 @@ class Connection:
         self.local: tuple[str, int] = sock.getsockname()[:2]
         self.peer = peer
         self.client_id: str | None = None
-        self.closed = False
+        self.closed: bool = False
         self._opened = gateway.loop.time()
         self._on_closed = on_closed
         # In the order of their requests: unanswered, and of these the ones whose turn has not come.

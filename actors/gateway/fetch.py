@@ -75,10 +75,10 @@ class FetchCall:
     )
 
     def __init__(self, gateway: Gateway, exchange: Exchange, request: FetchRequest) -> None:
-        self.gateway = gateway
-        self.exchange = exchange
-        self.request = request
-        self.deadline_ms = gateway.now_ms() + min(max(request.max_wait_ms, 0), LONGEST_MS)
+        self.gateway: Gateway = gateway
+        self.exchange: Exchange = exchange
+        self.request: FetchRequest = request
+        self.deadline_ms: int = gateway.now_ms() + min(max(request.max_wait_ms, 0), LONGEST_MS)
         by_id = exchange.header.api_version >= IDS_SINCE
         image = gateway.image
         self._topics: list[tuple[str, str, Topic | None, list[FetchPartition]]] = [

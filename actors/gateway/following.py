@@ -13,7 +13,7 @@ from ..stream import Frame
 from .links import Key
 from .state import Gateway
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 # Between two attempts to dial, in seconds: a process that was just killed is back within tens of milliseconds.
 FIRST_RETRY_S, LAST_RETRY_S = 0.01, 1.0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .links import Link
     from .state import Gateway
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 # Between two attempts to dial: the new leader starts within tens of milliseconds.
 FIRST_RETRY_S, LAST_RETRY_S = 0.01, 0.05
@@ -30,7 +30,7 @@ class Forward:
     """Dials the leader of this epoch on another host, again until ``close``; tells ``link`` when its lane is there."""
 
     def __init__(self, gateway: Gateway, link: Link, leader: BrokerRegistered, epoch: int) -> None:
-        self.node = leader.node
+        self.node: int = leader.node
         self.epoch = epoch
         self.lane: Lane | None = None
         self._gateway = gateway

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .links import Key
     from .state import Gateway
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 Reply = TypeVar("Reply", bound=m.Message)
 
@@ -70,7 +70,7 @@ class Site:
         # Set while somebody dials, so that all others wait for the same lane.
         self.dialling: asyncio.Task[Lane | None] | None = None
         # It refuses requests because it is about to end.
-        self.leaving = False
+        self.leaving: bool = False
 
     def close(self) -> None:
         """Nobody is there any more."""

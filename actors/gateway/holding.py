@@ -35,7 +35,7 @@ class Holding(Generic[Work]):
     """The unanswered batches of one partition, in the order in which they came."""
 
     def __init__(self) -> None:
-        self.up = False
+        self.up: bool = False
         self._number = 0
         # By number, so in order: handed to the lane and unanswered, or held.
         self._sent: dict[int, Held[Work]] = {}

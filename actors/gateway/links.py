@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .produce import Part
     from .state import Gateway
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 Key = tuple[str, int]
 
@@ -47,13 +47,13 @@ class Link:
         self.gateway = gateway
         self.key: Key = (topic_id, partition)
         self.view = view
-        self.epoch = -1
+        self.epoch: int = -1
         self.lane: Lane | None = None
         self.state: Advanced | None = None
         self.holding: Holding[Part] = Holding()
         # Set when no process will lead this partition here until somebody acts.
         self.offline: KafkaError | None = None
-        self.away = False
+        self.away: bool = False
         self._forward: Forward | None = None
         self._forward_epoch = -1
         self._probe: Watch | None = None

@@ -16,7 +16,7 @@ from .connection import Connection
 if TYPE_CHECKING:
     from .state import Gateway
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 BACKLOG = 1024
 

@@ -13,7 +13,7 @@ class Load:
     """Bytes of whole request frames that are not released. Beyond the limit no connection reads on."""
 
     def __init__(self, limit: int = LOAD_MAX) -> None:
-        self.bytes = 0
+        self.bytes: int = 0
         self._limit = limit
         self._waiting: dict[Callable[[], None], None] = {}
 

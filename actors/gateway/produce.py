@@ -77,12 +77,12 @@ class Part:
         timeout_ms: int,
         sender: Sender | None,
     ) -> None:
-        self.call = call
-        self.link = link
-        self.records = records
-        self.response = response
-        self.timeout_ms = timeout_ms
-        self.sender = sender
+        self.call: ProduceCall = call
+        self.link: Link = link
+        self.records: bytes | memoryview[int] = records
+        self.response: PartitionProduceResponse = response
+        self.timeout_ms: int = timeout_ms
+        self.sender: Sender | None = sender
 
     def replied(self, reply: Message | LaneError) -> None:
         """The leader has answered, or never will."""
@@ -107,11 +107,11 @@ class ProduceCall:
     __slots__ = ("acks", "exchange", "failure", "gateway", "remaining", "response")
 
     def __init__(self, gateway: Gateway, exchange: Exchange, acks: int) -> None:
-        self.gateway = gateway
-        self.exchange = exchange
-        self.acks = acks
-        self.remaining = 1
-        self.response = ProduceResponse(responses=[])
+        self.gateway: Gateway = gateway
+        self.exchange: Exchange = exchange
+        self.acks: int = acks
+        self.remaining: int = 1
+        self.response: ProduceResponse = ProduceResponse(responses=[])
 
     def part_done(self) -> None:
         self.remaining -= 1

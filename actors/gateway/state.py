@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .fetch import FetchCall
     from .refusals import Producer
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 # What a partition that lives answers at once.
 PROMPT = (FindOffset, FindEpochEnd, DescribeLog)
@@ -54,27 +54,27 @@ class Gateway:
         self.config = config
         self.data_dir = data_dir
         self.loop = loop
-        self.image = MetadataImage(self.config.topic_defaults())
+        self.image: MetadataImage = MetadataImage(self.config.topic_defaults())
         # The offset in the metadata log up to which ``image`` is applied (exclusive).
-        self.applied = 0
+        self.applied: int = 0
         # The node that leads the metadata quorum, as far as the Controller here knows; -1 for nobody.
         self.quorum_leader = -1
         # Grows with every change of the image or of what runs here: what was made from them at an equal number holds.
-        self.changes = 0
-        self.failover_wait_ms = config.gateway.failover_wait_ms
+        self.changes: int = 0
+        self.failover_wait_ms: int = config.gateway.failover_wait_ms
         self.links: dict[Key, Link] = {}
         self.parking: Parking[FetchCall] = Parking()
-        self.timers = Timers(self, loop)
-        self.load = Load()
-        self.cold = ColdReads(loop)
-        self.descriptors = Descriptors()
-        self.producer_ids = ProducerIds()
-        self.refusals = Refusals()
-        self.confirming = Confirming(self)
+        self.timers: Timers = Timers(self, loop)
+        self.load: Load = Load()
+        self.cold: ColdReads = ColdReads(loop)
+        self.descriptors: Descriptors = Descriptors()
+        self.producer_ids: ProducerIds = ProducerIds()
+        self.refusals: Refusals = Refusals()
+        self.confirming: Confirming = Confirming(self)
         self._aging: asyncio.TimerHandle | None = None
-        self.answers = Answers()
-        self.suspicion = Suspicion(loop)
-        self.groups = Groups(self, data_dir / "run")
+        self.answers: Answers = Answers()
+        self.suspicion: Suspicion = Suspicion(loop)
+        self.groups: Groups = Groups(self, data_dir / "run")
         self._controller: Lane | None = None
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 

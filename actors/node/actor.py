@@ -65,7 +65,7 @@ from .local import LEADER
 from .machine import NodeMachine
 from .rows import actor_rows
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 # The machine decides how long a ping may take; beyond this nobody waits for its answer.
 PING_S = 10.0
@@ -79,16 +79,16 @@ class NodeShell(Shell):
     async def start(self) -> None:
         """Listen for the actors, dial the Controller, ask the Supervisor who runs."""
         spec = self.spec
-        self.data_dir = Path(spec.data_dir)
-        self.identity = identity.load(self.data_dir, spec.node, uuid.uuid4().hex)
+        self.data_dir: Path = Path(spec.data_dir)
+        self.identity: identity.Identity = identity.load(self.data_dir, spec.node, uuid.uuid4().hex)
         # Taken now, so that its address can be told; served later.
         file = PortFile(spec.run_dir / "admin-port", shared=False)
-        self.admin = AdminPort(
+        self.admin: AdminPort = AdminPort(
             self.config.http.bind, await file.settle(self.config.http.bind, self.config.http.port, first=True)
         )
         file.keep(self.admin.port)
         voters = self.config.voters()
-        self.machine = NodeMachine(
+        self.machine: NodeMachine = NodeMachine(
             spec.node,
             starts_max=self.config.node.starts or 2 * (os.cpu_count() or 1),
             heartbeat_s=self.config.controller.heartbeat_ms / 1000,

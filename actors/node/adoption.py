@@ -56,7 +56,7 @@ class Processes:
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
         self.all: dict[str, Process] = {}
-        self.listed = False
+        self.listed: bool = False
         # What actors said before the Supervisor had said who runs.
         self._early: dict[tuple[str, type], Greeted | Reported] = {}
 

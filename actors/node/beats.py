@@ -25,8 +25,8 @@ class Beats:
     def __init__(self, node: int, interval_s: float, voters: Sequence[int], emit: Callable[[AnyEffect], None]) -> None:
         self.node = node
         self.interval_s = interval_s
-        self.voters = [voter for voter in voters if voter != node]
-        self.stopping = False
+        self.voters: list[int] = [voter for voter in voters if voter != node]
+        self.stopping: bool = False
         self.due: float | None = None
         self._emit = emit
         self._attempt = self._first = 0

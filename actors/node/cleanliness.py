@@ -13,7 +13,7 @@ from pathlib import Path
 
 from logeion.log.files import Files
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 NAME = "clean-shutdown"
 _LIMIT = 4_096

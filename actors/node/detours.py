@@ -10,7 +10,7 @@ from .. import messages as m
 from ..hosts import dial_host
 from ..lanes import Lane, LaneClosed, LaneError, OnReply
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 # A lane that has not been used for so long is closed.
 IDLE_S = 30.0

@@ -19,7 +19,7 @@ from logeion.log.files import Files
 from logeion.log.names import DELETED, METADATA
 from logeion.wire.errors import MalformedError
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 STRAY, FAILED = ".stray", ".failed"
 _PARTITION = re.compile(r"([a-zA-Z0-9._-]{1,249})-(\d{1,9})", re.ASCII)

@@ -13,7 +13,7 @@ from ..lanes import Lane, LaneClosed, LaneError, LaneTimeout, OnReply, RefusedEr
 from ..stream import Frame
 from .events import AnyEvent, Beat, BeatAnswered, BeatFailed, DownFailed, GrantFailed, Stale
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 # Between two attempts to dial: the Controller starts beside Node, and is back within tens of milliseconds.
 FIRST_RETRY_S, LAST_RETRY_S = 0.01, 1.0

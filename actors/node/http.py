@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from logeion.console.view import View
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 _MISSING = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
 KEEP_ALIVE_S = 30

@@ -74,31 +74,31 @@ class NodeMachine:
         voters: Sequence[int] = (),
     ) -> None:
         self.node = node
-        self.image = image
+        self.image: MetadataImage = image
         # Who leads the metadata quorum as the Controller here knows, -1 for nobody.
-        self.quorum_leader = -1
-        self.figures = Figures(node)
-        self.applied = 0
+        self.quorum_leader: int = -1
+        self.figures: Figures = Figures(node)
+        self.applied: int = 0
         self.broker_epoch: int | None = None
         self.locals: dict[Key, Local] = {}
         self.fixed: dict[str, m.ActorEntry] = {}
         self._next_incarnation = first_incarnation
         # The number of the list that the Supervisor was asked for last.
-        self.listing = 0
+        self.listing: int = 0
         # Records from this offset on were committed while this Node lives.
         self._fresh_from: int | None = None
-        self.caught_up = False
+        self.caught_up: bool = False
         # The fixed actors that run, by their incarnations.
         self._running: dict[str, int] = {}
         self._effects: list[AnyEffect] = []
-        self.actors = Processes(self)
-        self.directories = Directories(self)
-        self.telling = Telling(self)
-        self.starts = Starts(self, starts_max)
-        self.companions = Companions(self, coordinators_max)
-        self.to_gateways = Gateways(self)
-        self.beats = Beats(node, heartbeat_s, voters, self.emit)
-        self.pings = Pings(self._pingable, self.emit)
+        self.actors: Processes = Processes(self)
+        self.directories: Directories = Directories(self)
+        self.telling: Telling = Telling(self)
+        self.starts: Starts = Starts(self, starts_max)
+        self.companions: Companions = Companions(self, coordinators_max)
+        self.to_gateways: Gateways = Gateways(self)
+        self.beats: Beats = Beats(node, heartbeat_s, voters, self.emit)
+        self.pings: Pings = Pings(self._pingable, self.emit)
 
     def step(self, event: AnyEvent, now: float) -> list[AnyEffect]:
         """What to do about this event; ``now`` is a monotonic clock in seconds."""

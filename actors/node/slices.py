@@ -52,7 +52,7 @@ class Dirty:
     """Which slices may have changed since they were last looked at: a broker's change is one pass, not one a record."""
 
     def __init__(self) -> None:
-        self.everything = False
+        self.everything: bool = False
         self._keys: dict[Key, None] = {}
         self._brokers: set[int] = set()
 

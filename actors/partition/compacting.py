@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from logeion.log.log import Log
 from logeion.wire.errors import StorageError
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 # Kafka's log.cleaner.backoff.ms, in seconds.
 CHECK_S = 15.0

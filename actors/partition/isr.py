@@ -45,14 +45,14 @@ class Isr:
     """One partition's, for one leader epoch."""
 
     def __init__(self, committed: frozenset[int], partition_epoch: int) -> None:
-        self.committed = committed
-        self.partition_epoch = partition_epoch
+        self.committed: frozenset[int] = committed
+        self.partition_epoch: int = partition_epoch
         self.proposed: frozenset[int] | None = None
         # Everybody who is in either.
-        self.maximal = committed
-        self.number = 0
+        self.maximal: frozenset[int] = committed
+        self.number: int = 0
         # Whether an answer to proposal ``number`` is still to come.
-        self.asked = False
+        self.asked: bool = False
         # When the next proposal may be made; of a pending one, when it is repeated; None: once it is answered.
         self.next_at: float | None = 0.0
 

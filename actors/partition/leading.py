@@ -48,7 +48,7 @@ from .syncing import LogSyncer
 from .upkeep import Upkeep, now_ms
 from .writing import Batch, Writer, as_kafka, passes
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 LATEST, EARLIEST, NEWEST, EARLIEST_LOCAL, LATEST_TIERED, PENDING_UPLOAD = -1, -2, -3, -4, -5, -6
 
@@ -83,18 +83,18 @@ class Leadership:
         assert hello.topic_id is not None and hello.epoch is not None
         config = LogConfig.from_topic(configs)
         self.loop = loop
-        self.name = hello.actor
+        self.name: str = hello.actor
         self._fatal = fatal
         self._propose = propose
         self._mail: list[Mail] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._closed = False
-        self.log = Log.open(directory, config, now_ms=now_ms(), topic_id=hello.topic_id)
+        self.log: Log = Log.open(directory, config, now_ms=now_ms(), topic_id=hello.topic_id)
         self.log.become_leader(hello.epoch)
         for warning in self.log.warnings:
             log.warning("%s: %s", self.name, warning)
-        self.machine = Machine(
+        self.machine: Machine = Machine(
             node=hello.node,
             epoch=hello.epoch,
             epochs=self.log.epochs,
@@ -108,8 +108,8 @@ class Leadership:
             lag_time_max_s=lag_time_max_s,
             now=loop.time(),
         )
-        self.feeder = Feeder(self.log, loop)
-        self.writer = Writer(
+        self.feeder: Feeder = Feeder(self.log, loop)
+        self.writer: Writer = Writer(
             self.machine,
             self.log,
             answer=self._answer,
@@ -118,11 +118,13 @@ class Leadership:
             now=loop.time,
             now_ms=now_ms,
         )
-        self.syncer = LogSyncer(self.log, loop, done=self._synced, fatal=fatal)
+        self.syncer: LogSyncer = LogSyncer(self.log, loop, done=self._synced, fatal=fatal)
         self.writer.syncer = self.syncer
         self._run(self.machine.start(loop.time()))
         self._listener = LaneListener(loop, path, self._on_lane)
-        self.upkeep = Upkeep(self.log, loop, name=self.name, syncer=self.syncer, moved=self._trimmed, fatal=fatal)
+        self.upkeep: Upkeep = Upkeep(
+            self.log, loop, name=self.name, syncer=self.syncer, moved=self._trimmed, fatal=fatal
+        )
 
     @property
     def lost(self) -> bool:

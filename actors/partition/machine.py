@@ -92,9 +92,9 @@ class Machine(Replication):
         self.epoch_start = end
         self.log_start = log_start
         self.end = end
-        self.synced_end = synced_end
+        self.synced_end: int = synced_end
         self.high_watermark = high_watermark
-        self.durable = durable
+        self.durable: bool = durable
         super().__init__(node, epochs, slice, min_insync, lag_time_max_s, now)
         self._syncing = False
         self._number = 0

@@ -63,14 +63,14 @@ class Replication(abc.ABC):
         assert (slice.leader, slice.leader_epoch) == (node, self.epoch), "a leader starts with its own slice"
         self.node = node
         self.epochs = epochs
-        self.slice = slice
+        self.slice: Slice = slice
         self.lag_time_max_s = lag_time_max_s
         # Another leader epoch has begun.
-        self.resigned = False
+        self.resigned: bool = False
         self.followers: dict[int, Follower] = {}
         self._isr = Isr(frozenset(slice.isr), slice.partition_epoch)
         self._min_insync = min_insync
-        self.min_isr = min(min_insync, len(slice.replicas))
+        self.min_isr: int = min(min_insync, len(slice.replicas))
         self._wake: float | None = None
         self._watermark_at: float | None = None
         self._assign(now)

@@ -14,7 +14,7 @@ from logeion.wire.errors import KafkaStorageError, StorageError
 from ..messages import AnyMessage, Configure, Slice, StateChanged
 from ..runtime import EXIT_CRASH, Shell
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 # The exit code of a replica whose log cannot be used any more (EX_IOERR): Node takes it offline with its cause, or has
 # it replaced.

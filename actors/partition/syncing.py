@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from logeion.log.log import Log, SyncHandle
 from logeion.wire.errors import StorageError
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 # A group of one batch of at most this size is synced by the loop itself: its producer waits for nothing else, and the
 # way to a thread and back costs as much as the device takes. Anything more means that others are on their way, and

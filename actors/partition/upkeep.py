@@ -13,7 +13,7 @@ from logeion.wire.errors import StorageError
 from .compacting import Compaction
 from .syncing import LogSyncer
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 # Kafka's log.retention.check.interval.ms, in seconds.
 RETENTION_CHECK_S = 300.0
@@ -32,7 +32,7 @@ class Upkeep:
         moved: Callable[[int], None],
         fatal: Callable[[StorageError], None],
     ) -> None:
-        self.compaction = Compaction(of, loop, name=name, now_ms=now_ms, fatal=fatal)
+        self.compaction: Compaction = Compaction(of, loop, name=name, now_ms=now_ms, fatal=fatal)
         self._log = of
         self._loop = loop
         self._name = name

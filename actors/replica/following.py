@@ -46,7 +46,7 @@ from .machine import (
     Truncate,
 )
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 # A payload of at most this size is synced by the loop itself: there is nothing else it could do but receive the next.
 INLINE_BYTES = 1_048_576
@@ -83,7 +83,7 @@ class Following:
     ) -> None:
         config = LogConfig.from_topic(configs)
         self.loop = loop
-        self.name = hello.actor
+        self.name: str = hello.actor
         self._fatal = fatal
         self._dial = dial
         self._lane: Lane | None = None
@@ -94,10 +94,10 @@ class Following:
         self._closed = False
         self._payload = memoryview(b"")
         self._appends = self._bytes = 0
-        self.log = Log.open(directory, config, now_ms=now_ms(), topic_id=hello.topic_id)
+        self.log: Log = Log.open(directory, config, now_ms=now_ms(), topic_id=hello.topic_id)
         for warning in self.log.warnings:
             log.warning("%s: %s", self.name, warning)
-        self.machine = ReplicaMachine(
+        self.machine: ReplicaMachine = ReplicaMachine(
             node=hello.node,
             incarnation=hello.incarnation,
             directory_id=directory_id,
@@ -111,8 +111,8 @@ class Following:
             wait_ms=settings.fetch_wait_ms,
             max_bytes=settings.fetch_max_bytes,
         )
-        self.syncer = LogSyncer(self.log, loop, done=self._synced, fatal=fatal, inline_bytes=INLINE_BYTES)
-        self.upkeep = Upkeep(
+        self.syncer: LogSyncer = LogSyncer(self.log, loop, done=self._synced, fatal=fatal, inline_bytes=INLINE_BYTES)
+        self.upkeep: Upkeep = Upkeep(
             self.log, loop, name=self.name, syncer=self.syncer, moved=self.machine.trimmed, fatal=fatal
         )
         self._listener = LaneListener(loop, path, self._on_lane)

@@ -126,18 +126,18 @@ class ReplicaMachine:
         self.node = node
         self.incarnation = incarnation
         self.directory_id = directory_id
-        self.slice = slice
+        self.slice: Slice = slice
         self.epochs = epochs
-        self.end = end
-        self.synced_end = synced_end
-        self.high_watermark = high_watermark
-        self.log_start = log_start
-        self.durable = durable
+        self.end: int = end
+        self.synced_end: int = synced_end
+        self.high_watermark: int = high_watermark
+        self.log_start: int = log_start
+        self.durable: bool = durable
         self.wait_ms = wait_ms
         self.max_bytes = max_bytes
         # The newest dial; what others bring is ignored.
-        self.dial = 0
-        self.connected_now = False
+        self.dial: int = 0
+        self.connected_now: bool = False
         # The leader's watermark and log start as it last said in this dial.
         self._leader_watermark = self._leader_start = -1
         self._dialling = False

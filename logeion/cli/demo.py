@@ -91,9 +91,9 @@ class Report:
     def __init__(self, records: int, size: int) -> None:
         self.records = records
         self.size = size
-        self.published_s = 0.0
-        self.read_s = 0.0
-        self.pause_s = 0.0
+        self.published_s: float = 0.0
+        self.read_s: float = 0.0
+        self.pause_s: float = 0.0
         self.killed = ""
         self.lost = self.doubled = self.misplaced = 0
 
@@ -119,13 +119,13 @@ class Demo:
         self.bootstrap = bootstrap
         self.flush = flush
         self.nodes = nodes
-        self.total = sum(map(len, library.values()))
+        self.total: int = sum(map(len, library.values()))
         size = sum(len(key) * len(lines) + sum(map(len, lines)) for key, lines in library.items())
-        self.report = Report(self.total, size)
+        self.report: Report = Report(self.total, size)
         self.errors: list[Exception] = []
         self.acks: dict[int, list[float]] = {partition: [] for partition in range(PARTITIONS)}
         self.victims: list[int] = []
-        self.killed_at = 0.0
+        self.killed_at: float = 0.0
 
     async def run(self) -> Report:
         """Raises LogeionError, CliError."""

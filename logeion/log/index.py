@@ -62,11 +62,11 @@ class IndexBuilder:
     def __init__(self, base: int, interval: int) -> None:
         self.base = base
         self.interval = interval
-        self.offsets = bytearray()
-        self.times = bytearray()
-        self.newest = (-1, base)
-        self.indexed_time = -1
-        self.since = 0
+        self.offsets: bytearray = bytearray()
+        self.times: bytearray = bytearray()
+        self.newest: tuple[int, int] = (-1, base)
+        self.indexed_time: int = -1
+        self.since: int = 0
         self.first_timestamp: int | None = None
 
     def add(self, last_offset: int, position: int, size: int, max_timestamp: int) -> None:

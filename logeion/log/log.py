@@ -29,8 +29,10 @@ from logeion.wire.errors import (
 from . import checkpoints, compaction, cutting, following, lookup, names, retention
 from .admission import admit
 from .config import LogConfig
+from .epochs import EpochCache
 from .files import Data, Files
 from .opening import open_log
+from .producers import ProducerStates
 from .recovery import Recovered
 from .running import Run, must_roll
 from .segment import Placed, Segment
@@ -67,29 +69,29 @@ class Log:
         self, store: Store, config: LogConfig, lock_fd: int, boot_id: str, found: Recovered, now_ms: int
     ) -> None:
         self.store = store
-        self.config = config
+        self.config: LogConfig = config
         self.boot_id = boot_id
         self.segments: SortedDict[int, Segment] = found.segments
         self.active: Segment = found.segments.peekitem(-1)[1]
-        self.end_offset = found.next_offset
-        self.synced_end = found.synced
-        self.recovery_point = found.synced
-        self.start_offset = min(found.log_start, found.next_offset)
+        self.end_offset: int = found.next_offset
+        self.synced_end: int = found.synced
+        self.recovery_point: int = found.synced
+        self.start_offset: int = min(found.log_start, found.next_offset)
         state = found.state
-        self.epoch = max(state.epoch if state else -1, found.epochs.latest)
-        self.high_watermark = min(max(state.high_watermark if state else 0, self.start_offset), self.end_offset)
-        self.epochs = found.epochs
-        self.producers = found.producers
-        self.snapshots = found.snapshots
-        self.warnings = store.warnings
-        self.was_clean = found.clean
-        self.after_host_crash = found.host_crash
-        self.cut_bytes = found.cut_bytes
-        self.size = sum(segment.size for segment in found.segments.values())
+        self.epoch: int = max(state.epoch if state else -1, found.epochs.latest)
+        self.high_watermark: int = min(max(state.high_watermark if state else 0, self.start_offset), self.end_offset)
+        self.epochs: EpochCache = found.epochs
+        self.producers: ProducerStates = found.producers
+        self.snapshots: list[int] = found.snapshots
+        self.warnings: list[str] = store.warnings
+        self.was_clean: bool = found.clean
+        self.after_host_crash: bool = found.host_crash
+        self.cut_bytes: int = found.cut_bytes
+        self.size: int = sum(segment.size for segment in found.segments.values())
         self.failed: StorageError | None = None
         self.generation = 0
         # The caller's clock when it last told: the log has none of its own.
-        self.now_ms = now_ms
+        self.now_ms: int = now_ms
         # Sealed segments whose bytes or indexes may not be on the device yet, oldest first.
         self.unsynced: list[Segment] = [
             segment for segment in list(found.segments.values())[:-1] if self._end_of(segment) > found.synced

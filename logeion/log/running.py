@@ -28,8 +28,8 @@ class Run:
         self.placed: list[Placed] = []
         self.undo: list[tuple[int, Producer | None]] = []
         self.slots: list[int] = []
-        self.position = position
-        self.next_offset = next_offset
+        self.position: int = position
+        self.next_offset: int = next_offset
 
 
 def must_roll(log: Log, run: Run, header: BatchHeader, now_ms: int) -> bool:

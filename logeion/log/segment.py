@@ -33,6 +33,9 @@ class Placed(NamedTuple):
 class Segment:
     """A run of batches from offset ``base``; ``size`` is the length of the ``.log`` file in bytes."""
 
+    index_fd: int
+    time_fd: int
+
     __slots__ = (
         "_first_timestamp",
         "_newest",
@@ -51,18 +54,18 @@ class Segment:
     )
 
     def __init__(self, store: Store, base: int, *, size: int = 0, index_size: int = 0, time_size: int = 0) -> None:
-        self.store = store
-        self.base = base
-        self.name = stem(base)
-        self.size = size
-        self.index_count = index_size // indexes.OFFSET_ENTRY.size
-        self.time_count = time_size // indexes.TIME_ENTRY.size
+        self.store: Store = store
+        self.base: int = base
+        self.name: str = stem(base)
+        self.size: int = size
+        self.index_count: int = index_size // indexes.OFFSET_ENTRY.size
+        self.time_count: int = time_size // indexes.TIME_ENTRY.size
         self.fd = self.index_fd = self.time_fd = -1
-        self.since_index = 0
+        self.since_index: int = 0
         # A failed write whose bytes could not be cut off yet.
-        self.torn = False
+        self.torn: bool = False
         # The timestamp of the time index's last entry, -1 without one.
-        self.indexed_time = -1
+        self.indexed_time: int = -1
         self._first_timestamp: int | None = None
         self._newest: tuple[int, int] | None = None
 

@@ -29,7 +29,7 @@ class Store:
     def __init__(self, files: Files, directory: str) -> None:
         self.files = files
         self.directory = directory
-        self.names_dirty = False
+        self.names_dirty: bool = False
         self.warnings: list[str] = []
 
     def warn(self, message: str) -> None:

@@ -19,7 +19,7 @@ from logeion.wire.errors import MalformedError, StorageError
 from . import checkpoints, names
 from . import index as indexes
 from .epochs import EpochCache
-from .files import Files
+from .files import Entry, Files
 from .producers import ProducerStates
 from .store import Store
 from .walk import Walk
@@ -60,14 +60,14 @@ class OfflineLog:
     """A partition's directory as it is on disk. Raises ``StorageError`` if it cannot be listed or holds no segment."""
 
     def __init__(self, directory: Path, files: Files | None = None) -> None:
-        self.files = files or Files()
-        self.store = Store(self.files, str(directory))
-        self.entries = {entry.name: entry for entry in self.store.list()}
+        self.files: Files = files or Files()
+        self.store: Store = Store(self.files, str(directory))
+        self.entries: dict[str, Entry] = {entry.name: entry for entry in self.store.list()}
         parsed = [(names.parse(name), entry) for name, entry in self.entries.items()]
         bases = sorted(part.base for part, _entry in parsed if part and part.kind == names.LOG and not part.state)
         if not bases:
             raise StorageError(f"{directory} holds no segment (no 20-digit .log file)", directory)
-        self.segments = [
+        self.segments: list[OfflineSegment] = [
             OfflineSegment(base, *(self._size(names.stem(base) + suffix) for suffix in names.SEGMENT_FILES))
             for base in bases
         ]

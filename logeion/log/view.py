@@ -30,10 +30,10 @@ class Descriptor:
 
     def __init__(self, files: Files, path: str) -> None:
         self._files = files
-        self.fd = files.open(path, os.O_RDONLY)
+        self.fd: int = files.open(path, os.O_RDONLY)
         self._users = 1
         try:
-            self.identity = files.identity(self.fd)
+            self.identity: tuple[int, int] = files.identity(self.fd)
         except OSError:
             self.release()
             raise
@@ -77,9 +77,9 @@ class Descriptors:
     """A bounded cache of open files, shared by all the views of a process; the longest unused one goes first."""
 
     def __init__(self, files: Files | None = None, *, limit: int = 256) -> None:
-        self.files = files or Files()
+        self.files: Files = files or Files()
         # A search needs a log and its index at once.
-        self.limit = max(limit, 2)
+        self.limit: int = max(limit, 2)
         self._open: OrderedDict[str, Descriptor] = OrderedDict()
 
     def __len__(self) -> int:
@@ -126,7 +126,7 @@ class LogView:
     """A read-only view of one partition's directory. Not thread-safe; costs nothing until it is read from."""
 
     def __init__(self, directory: Path, *, descriptors: Descriptors | None = None) -> None:
-        self.directory = str(directory)
+        self.directory: str = str(directory)
         self._descriptors = Descriptors() if descriptors is None else descriptors
         self._own = descriptors is None
         self._files = self._descriptors.files

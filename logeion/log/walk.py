@@ -27,9 +27,9 @@ class Walk:
     def __init__(
         self, files: Files, fd: int, position: int, end: int, *, next_offset: int, check_from: int | None = None
     ) -> None:
-        self.position = position
-        self.next_offset = next_offset
-        self.fault = ""
+        self.position: int = position
+        self.next_offset: int = next_offset
+        self.fault: str = ""
         self._files = files
         self._fd = fd
         self._end = end

@@ -65,7 +65,7 @@ class Cluster(Running):
         except BaseException:
             self.stop()
             raise
-        self.bootstrap = ",".join(self.address(node) for node in self.nodes)
+        self.bootstrap: str = ",".join(self.address(node) for node in self.nodes)
 
     def stop(self) -> None:
         """Ends it, in order if that takes less than 5 s. Returns when all its processes are gone."""

@@ -31,11 +31,17 @@ _HEAD = struct.Struct(">hhih")
 class Rule:
     """One fault. ``kind`` is error, delay or disconnect; fires for ``times`` requests, None is for all."""
 
+    kind: str
+    api: int
+    code: int
+    seconds: float
+    at: str
+
     def __init__(self, kind: str, api: int, code: int, seconds: float, at: str, times: int | None) -> None:
         self.kind, self.api, self.code, self.seconds, self.at = kind, api, code, seconds, at
         self.times = times
         self.hits = 0
-        self.gone = asyncio.Event()
+        self.gone: asyncio.Event = asyncio.Event()
 
     async def wait(self) -> None:
         """Its delay, or until it is removed."""
@@ -52,7 +58,7 @@ class Proxy:
     """All connections, and the rules in force by their number."""
 
     def __init__(self, exempt: str) -> None:
-        self.exempt = exempt.encode()
+        self.exempt: bytes = exempt.encode()
         self.target: tuple[str, int] | None = None
         self.rules: dict[int, Rule] = {}
         self.removed: dict[int, int] = {}  # their hits, for whoever still asks
@@ -114,6 +120,10 @@ class Proxy:
 
 class Awaited:
     """A request that the broker has: its answer is changed where ``refuse`` is an error code, cut short if ``cut``."""
+
+    frame: bytes
+    refuse: int | None
+    cut: bool
 
     def __init__(self, frame: bytes, refuse: int | None = None, cut: bool = False) -> None:
         self.frame, self.refuse, self.cut = frame, refuse, cut

@@ -43,7 +43,7 @@ class Running(Kafka, abc.ABC):
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         super().__init__("")
         self.folder = folder
-        self.log = folder / "broker.log"
+        self.log: Path = folder / "broker.log"
         self._settings = dict(settings or {})
         self._ready = folder / "ready"
         self._up: subprocess.Popen[bytes] | None = None
@@ -150,7 +150,7 @@ class Broker(Running):
     def start(self) -> None:
         """Returns when clients can be served. Raises BrokerError."""
         listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.bootstrap = f"127.0.0.1:{listener.getsockname()[1]}"
+        self.bootstrap: str = f"127.0.0.1:{listener.getsockname()[1]}"
         ours, theirs = socket.socketpair()
         self._control = Control(ours)
         try:

@@ -96,4 +96,4 @@ class StorageError(LogeionError):
 
     def __init__(self, message: str, path: Path | str = "") -> None:
         super().__init__(message)
-        self.path = Path(path)
+        self.path: Path = Path(path)

@@ -29,7 +29,7 @@ class RaftLog:
     """
 
     def __init__(self, snapshot: Snapshot, entries: Sequence[Entry] = ()) -> None:
-        self.snapshot = snapshot
+        self.snapshot: Snapshot = snapshot
         self.entries: list[Entry] = []
         self._ends: list[int] = []
         # What ends where the kept entries begin: (end, term).

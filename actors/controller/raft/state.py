@@ -64,16 +64,16 @@ class Voter:
     def __init__(self, me: VoterId, stored: Stored, settings: Settings, seed: int, now: float) -> None:
         self.me = me
         self.settings = settings
-        self.term = stored.term
+        self.term: int = stored.term
         self.voted_for = stored.voted_for
-        self.blank = stored.blank
-        self.log = RaftLog(stored.snapshot, continued(stored.snapshot, stored.entries))
-        self.committed = stored.snapshot.end
+        self.blank: bool = stored.blank
+        self.log: RaftLog = RaftLog(stored.snapshot, continued(stored.snapshot, stored.entries))
+        self.committed: int = stored.snapshot.end
         self._seed = seed
         self._draws = 0
         self.role: Role = self._first_role(now)
         # Whether the others are still to hear that this is a new life of one that may have led.
-        self.restarted = bool(self.peers) and self.term > 0 and self.voted_for == me
+        self.restarted: bool = bool(self.peers) and self.term > 0 and self.voted_for == me
 
     def _first_role(self, now: float) -> Follower:
         """Whoever stood in some term may have promised its leader to elect nobody for a while, and has forgotten it.

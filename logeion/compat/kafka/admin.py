@@ -70,7 +70,7 @@ class ConfigResource:
     ) -> None:
         if isinstance(resource_type, str):
             resource_type = ConfigResourceType[resource_type.upper()]
-        self.resource_type = ConfigResourceType(resource_type)
+        self.resource_type: ConfigResourceType = ConfigResourceType(resource_type)
         self.name = name
         self.configs = configs
 
@@ -89,8 +89,8 @@ class NewTopic:
         self.name = name
         self.num_partitions = num_partitions
         self.replication_factor = replication_factor
-        self.replica_assignments = dict(replica_assignments or {})
-        self.topic_configs = dict(topic_configs or {})
+        self.replica_assignments: dict[int, Sequence[int]] = dict(replica_assignments or {})
+        self.topic_configs: dict[str, str] = dict(topic_configs or {})
 
 
 class NewPartitions:
