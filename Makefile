@@ -41,6 +41,13 @@ check: install ## lint, format, types, layers, links, documents, wheel
 	$(BIN)/lint-imports --no-logo
 	$(PY) .ci/check_tree.py
 
+.PHONY: types
+types: install ## what a user's type checker sees of the built wheel: everything has a type
+	test -x .tools/types/bin/pyright || ($(PYTHON) -m venv .tools/types && .tools/types/bin/pip install -qq --disable-pip-version-check pyright)
+	$(PY) .ci/check_tree.py --wheel .tools/types/wheel
+	.tools/types/bin/pip install -qq --disable-pip-version-check --force-reinstall .tools/types/wheel/logeion-*.whl
+	cd .tools/types && PATH="$$PWD/bin:$$PATH" VIRTUAL_ENV="$$PWD" bin/pyright --ignoreexternal --verifytypes logeion
+
 .PHONY: format
 format: install ## write what `make check` asks of the layout
 	$(BIN)/ruff check --fix-only --quiet .

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import msgspec
 from setproctitle import setproctitle
-from thespian.actors import Actor, ActorAddress, ThespianWatch, WatchMessage
+from thespian.actors import ActorAddress, ThespianWatch, WatchMessage
 
 from logeion.wire.errors import ConfigError
 
@@ -31,6 +31,7 @@ from .messages import AnyMessage, Hello, Message, Ping, Pong, Slice, StateChange
 from .stream import Frame
 from .supervising import SupervisorEnd
 from .thespian_traps import own_logging, printable, restore_fault_signals
+from .thespian_types import Actor
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ class Shell:
             self.on_node(request, message)
 
 
-class ActorBase(Actor):  # type: ignore[misc]
+class ActorBase(Actor):
     """The Thespian side. Subclasses name their ``shell``; nothing else belongs here."""
 
     shell: type[Shell] = Shell

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 from setproctitle import setproctitle
-from thespian.actors import Actor, ActorAddress, ChildActorExited, ThespianWatch, WakeupMessage, WatchMessage
+from thespian.actors import ActorAddress, ChildActorExited, ThespianWatch, WakeupMessage, WatchMessage
 
 from .config import Config
 from .messages import (
@@ -35,6 +35,7 @@ from .restarts import Policy, Restarts
 from .runtime import EXIT_CONFIG, EXIT_CRASH, FAILURE, ActorBase, ActorSpec
 from .supervising import NodeEnd
 from .thespian_traps import newest_child, own_logging, restore_fault_signals
+from .thespian_types import Actor
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Child:
             os.kill(self.pid, number)
 
 
-class Supervisor(Actor):  # type: ignore[misc]
+class Supervisor(Actor):
     """The actor. Its requirements hold the ``ActorSpec`` from which those of its children are made."""
 
     @staticmethod

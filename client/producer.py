@@ -38,7 +38,7 @@ Headers = Sequence[tuple[str, bytes | None]]
 log: logging.Logger = logging.getLogger("logeion.client")
 
 PRODUCE, INIT_PRODUCER_ID = 0, 22
-ACKS = {"all": -1, -1: -1, 1: 1, 0: 0}
+ACKS: dict[str | int, int] = {"all": -1, -1: -1, 1: 1, 0: 0}
 PARTITIONERS: dict[str, Partitioner] = {"murmur2": by_murmur2, "crc32": by_crc32}
 REQUESTS_IN_FLIGHT = 5
 

@@ -61,7 +61,7 @@ class ControllerShell(Shell):
     """
 
     listener: LaneListener | None = None
-    stopping = False
+    stopping: bool = False
 
     async def start(self) -> None:
         """Recover what this voter stored, take part in the quorum, listen."""
@@ -398,4 +398,4 @@ def _now_ms() -> int:
 class Controller(ActorBase):
     """The Thespian actor around it."""
 
-    shell = ControllerShell
+    shell: type[Shell] = ControllerShell

@@ -240,4 +240,4 @@ class CoordinatorShell(Shell):
 class Coordinator(ActorBase):
     """The Thespian actor around it."""
 
-    shell = CoordinatorShell
+    shell: type[Shell] = CoordinatorShell

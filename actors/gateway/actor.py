@@ -68,4 +68,4 @@ class GatewayShell(Shell):
 class Gateway(ActorBase):
     """The Thespian actor around it."""
 
-    shell = GatewayShell
+    shell: type[Shell] = GatewayShell

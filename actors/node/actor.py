@@ -479,4 +479,4 @@ def _incarnation(directory_id: str) -> str:
 class Node(ActorBase):
     """The Thespian actor around it."""
 
-    shell = NodeShell
+    shell: type[Shell] = NodeShell

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..lanes import LaneError, RefusedError, socket_path
 from ..messages import AlterPartition, AnyMessage, Hello, PartitionAltered
-from ..runtime import ActorBase
+from ..runtime import ActorBase, Shell
 from .leading import Leadership, OnAltered
 from .shell import LogShell
 
@@ -67,4 +67,4 @@ class PartitionShell(LogShell[Leadership]):
 class Partition(ActorBase):
     """The Thespian actor around it."""
 
-    shell = PartitionShell
+    shell: type[Shell] = PartitionShell

@@ -91,9 +91,9 @@ class Machine(Replication):
         self.epoch = epoch
         self.epoch_start = end
         self.log_start = log_start
-        self.end = end
+        self.end: int = end
         self.synced_end: int = synced_end
-        self.high_watermark = high_watermark
+        self.high_watermark: int = high_watermark
         self.durable: bool = durable
         super().__init__(node, epochs, slice, min_insync, lag_time_max_s, now)
         self._syncing = False

@@ -11,7 +11,7 @@ from ..lanes import socket_path
 from ..messages import Hello
 from ..node import identity
 from ..partition.shell import LogShell
-from ..runtime import ActorBase
+from ..runtime import ActorBase, Shell
 from .following import Following
 
 
@@ -56,4 +56,4 @@ class ReplicaShell(LogShell[Following]):
 class Replica(ActorBase):
     """The Thespian actor around it."""
 
-    shell = ReplicaShell
+    shell: type[Shell] = ReplicaShell

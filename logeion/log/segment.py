@@ -33,6 +33,7 @@ class Placed(NamedTuple):
 class Segment:
     """A run of batches from offset ``base``; ``size`` is the length of the ``.log`` file in bytes."""
 
+    fd: int
     index_fd: int
     time_fd: int
 
