@@ -1,5 +1,5 @@
-"""Thespian's ``Actor`` for type checkers: the library has no types, and a base class that nobody knows makes whatever is
-built on it unknown, too."""
+"""Thespian's ``Actor`` for type checkers: the library has no types, and what is built on a base class that nobody knows
+is unknown, too."""
 
 from __future__ import annotations
 
