@@ -7,6 +7,7 @@ A node that is fenced by the load of a start shows itself in the metadata log, w
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -66,6 +67,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             client.create_topic(TOPIC, options.partitions, {"min.insync.replicas": "2"}, factor=NODES)
         cluster.wait_healthy(180)
         figures["create s"] = time.monotonic() - began
+        print(figures, file=sys.stderr, flush=True)
 
         time.sleep(min(10.0, options.idle_seconds))  # what creating left to do is not idling
         root = cluster.process.pid
@@ -76,6 +78,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         figures["processes"] = len(tree(root))
         figures["elections while idle"] = epochs(cluster) - elections
 
+        print(figures, file=sys.stderr, flush=True)
+
         cluster.stop()
         fenced = fencings(cluster)
         began = time.monotonic()
@@ -84,6 +88,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         cluster.wait_healthy(180)
         figures["cold start s"] = time.monotonic() - began
         figures["fencings"] = fencings(cluster) - fenced
+        print(figures, file=sys.stderr, flush=True)
 
         victim = cluster.nodes[-1]
         began = time.monotonic()
