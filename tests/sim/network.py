@@ -251,8 +251,8 @@ class Network:
         healed = set(self.blocked if pairs is None else pairs)
         self.blocked -= healed
         for port in list(self.remote):
-            hit = (port.process.host, port.other.host) in healed
-            if hit and (port.stuck or not port.peer.open):
+            there, back = (port.process.host, port.other.host), (port.other.host, port.process.host)
+            if (port.stuck and there in healed) or (not port.peer.open and (there in healed or back in healed)):
                 self.engine.after(self.engine.random.uniform(0.01, 0.3), port.flush)
 
     # Raft's messages
