@@ -62,7 +62,8 @@ def test_a_world_has_what_the_seeds_are_for() -> None:
 def test_a_planted_bug_is_caught(name: str) -> None:
     """By an invariant, at the seed that is known to; and that seed is clean without the bug.
 
-    When the product changes, seeds come to tell other stories: then others are looked at, up to the 2,000 that are promised.
+    When the product changes, seeds come to tell other stories: then others are looked at, up to the 2,000 that are
+    promised.
     """
     seed: int | None = planted.PLANTS[name].seed
     assert seed is not None
