@@ -155,7 +155,8 @@ class Starts:
                 host.emit(Ask(message=request))
         room = self.starts_max - host.actors.starting
         for queue in self._queues.values():
-            while queue and room > 0:
+            # Without a registration there is no slice to start with.
+            while queue and room > 0 and host.broker_epoch is not None:
                 key = next(iter(queue))
                 del queue[key]
                 room -= self._start(key, now)

@@ -6,7 +6,7 @@ import pytest
 
 from logeion.actors import messages as m
 from logeion.actors.node.adoption import KILLED_S, START_S
-from logeion.actors.node.events import Stop, Stray
+from logeion.actors.node.events import Stale, Stop, Stray
 from logeion.actors.node.local import OFFLINE_RETRY_S
 
 from .host_world import Host
@@ -427,3 +427,18 @@ def test_a_directory_that_cannot_be_set_aside_is_tried_again(host: Host) -> None
     host.elapse(OFFLINE_RETRY_S + 1)
     host.settle()
     assert list(host.processes) == [FOLLOWER]
+
+
+def test_nothing_is_started_while_the_node_is_not_registered() -> None:
+    """Without a registration there is no slice, and a replica cannot begin without one."""
+    host = Host()
+    host.connect()
+    host.join(2)
+    host.create("orders", replicas=[2, 1])
+    host.settle()
+    before = len(host.starts)
+    host.step(Stale())
+    host.kill("replica/orders-0")
+    assert len(host.starts) == before and host.registering
+    host.settle()
+    assert len(host.starts) == before + 1 and host.starts[-1].slice is not None
