@@ -40,7 +40,8 @@ class Sender(threading.Thread):
         # Why it took a new epoch is what one asks first when a record is there twice. On standard error.
         settings |= {"debug": "eos", "log_level": 7}
         if OPTIONS.request_ms:
-            settings["request.timeout.ms"] = OPTIONS.request_ms
+            # The first is the broker's patience with its followers, the second the client's with the broker.
+            settings |= {"request.timeout.ms": OPTIONS.request_ms, "socket.timeout.ms": OPTIONS.request_ms}
         self._producer = Producer(settings)
 
     def run(self) -> None:
