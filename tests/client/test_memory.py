@@ -21,7 +21,9 @@ def held():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not ru_maxrss: that begins with what the parent had when it forked.
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 client = logeion.connect(sys.argv[1], request_timeout_ms=120_000)
 """
