@@ -262,7 +262,8 @@ class Committed(Message, frozen=True, kw_only=True):
     """Controller to a subscriber: committed records, the first at ``offset``; a snapshot replaces all before it.
 
     ``leader`` is the node that leads the quorum as far as the sender knows, -1 for nobody; a change of it alone is
-    told with no records.
+    told with no records. The answer to ``Subscribe`` may be the first of several: what was known when it was given
+    ends at ``known_end``.
     """
 
     offset: int
@@ -270,6 +271,7 @@ class Committed(Message, frozen=True, kw_only=True):
     records: list[MetadataRecord]
     snapshot: bool = False
     leader: int = -1
+    known_end: int = -1
 
 
 class RegisterNode(Message, frozen=True, kw_only=True):

@@ -6,6 +6,8 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
+import msgspec
+
 from ..lanes import Lane
 from ..messages import Committed
 from ..metadata import MetadataRecord
@@ -74,6 +76,9 @@ class Subscribers:
             leader=self._leader,
         )
 
+    def _answer_to(self, commit: Commit) -> Committed:
+        return msgspec.structs.replace(self._message(commit), known_end=self._end)
+
     def _tell(self, message: Committed) -> None:
         for lane in list(self._lanes):
             if lane.congested:
@@ -117,10 +122,10 @@ class Subscribers:
         oldest = self._recent[0].offset if self._recent else self._end
         self._lanes[lane] = None
         if not oldest <= from_offset <= self._end:
-            lane.reply(request, self._message(Commit(0, self._image(), self._end, snapshot=True)))
+            lane.reply(request, self._answer_to(Commit(0, self._image(), self._end, snapshot=True)))
             return
         first, *more = self._since(from_offset)
-        lane.reply(request, self._message(first))
+        lane.reply(request, self._answer_to(first))
         for commit in more:
             lane.tell(self._message(commit))
 

@@ -24,8 +24,9 @@ class Topics:
     def __init__(self, loop: asyncio.AbstractEventLoop, run_dir: Path, on_change: Callable[[], None]) -> None:
         self.image: MetadataImage = MetadataImage()
         self.known: asyncio.Event = asyncio.Event()
-        """Set once the image is that of some moment, not empty for want of news."""
+        """Set once the image is that of some moment, not short for want of news."""
         self._applied = 0
+        self._known_end = 0
         self._loop = loop
         self._path = socket_path(run_dir, "controller")
         self._on_change = on_change
@@ -52,19 +53,27 @@ class Topics:
             try:
                 self._gone.clear()
                 lane = await dial(self._loop, self._path, on_message=self._on_message, on_closed=self._on_closed)
-                reply = await lane.request(Subscribe(from_offset=self._applied), timeout_s=SUBSCRIBE_S)
-                if isinstance(reply, Committed):
-                    self._apply(lane, reply)
+                self._subscribe(lane)
                 retry_s = FIRST_RETRY_S
                 await self._gone.wait()
-            except OSError:
+            except (OSError, LaneError):
                 pass  # the controller restarts
-            except LaneError as error:
-                log.info("subscribing to the metadata log: %s", error)
             await asyncio.sleep(retry_s)
             retry_s = min(2 * retry_s, LAST_RETRY_S)
 
+    def _subscribe(self, lane: Lane) -> None:
+        def on_reply(reply: AnyMessage | LaneError) -> None:
+            # A callback, not an await: what follows the answer may come in the same read.
+            if isinstance(reply, Committed):
+                self._known_end = reply.known_end
+                self._apply(lane, reply)
+            else:
+                lane.close(f"subscribing to the metadata log: {reply}")
+
+        lane.call(Subscribe(from_offset=self._applied), on_reply=on_reply, timeout_s=SUBSCRIBE_S)
+
     def _on_closed(self, lane: Lane, reason: str) -> None:
+        log.info("the lane to the controller closed: %s", reason)
         self._gone.set()
 
     def _on_message(self, lane: Lane, request: int, message: AnyMessage, frame: Frame) -> None:
@@ -80,5 +89,6 @@ class Topics:
         else:
             self.image.apply_all(message.records[self._applied - message.offset :])
         self._applied = max(self._applied, message.next_offset)
-        self.known.set()
-        self._on_change()
+        if self._applied >= self._known_end:
+            self.known.set()
+            self._on_change()

@@ -148,6 +148,10 @@ def run(
     producing = None
     try:
         until_owned(population.there, everything, 30)
+        # A partition each is not yet the last word of the joins: with the even split they are over.
+        until_told(
+            lambda: all(len(one.owned) == PARTITIONS // MEMBERS for one in population.there), 30, population.there
+        )
         producing = Producing(broker.bootstrap, topic, PER_SECOND)
         for _ in range(kills):
             pid = until(lambda: coordinator_pid(broker, group), 10, f"a coordinator\n{broker.tail()}")

@@ -89,8 +89,11 @@ def test_a_replica_with_an_empty_disk_is_not_taken_back_by_a_late_proposal() -> 
     host.lose_directory()
     stage.directory_lost(host)
     stage.wait(lambda: emptied not in stage.isr)
+    before = stage.judge.image.brokers[emptied].broker_epoch
     host.start()
-    stage.wait(lambda: stage.judge.image.eligible(emptied))
+    stage.wait(
+        lambda: stage.judge.image.brokers[emptied].broker_epoch > before and stage.judge.image.eligible(emptied)
+    )
     newest = stage.truth.newest
     assert newest is not None
     if emptied not in newest.isr:
