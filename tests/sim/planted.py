@@ -35,7 +35,7 @@ PLANTS: dict[str, Plant] = {
     "ack before the ISR has it": Plant(plants.ack_early, 0),
     "watermark from unsynced ends": Plant(plants.watermark_unsynced, 3),
     "restart appends in the same epoch": Plant(plants.same_epoch, 0),
-    "no epoch check on a fetch reply": Plant(plants.stale_reply, 518),
+    "no epoch check on a fetch reply": Plant(plants.stale_reply, 1321),
     "truncation to the watermark": Plant(plants.truncate_to_watermark, 0),
     "watermark raised before truncation": Plant(plants.watermark_first, 3),
     "stale incarnation counted as progress": Plant(plants.stale_incarnation, 391),

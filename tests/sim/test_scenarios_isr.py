@@ -91,9 +91,7 @@ def test_a_replica_with_an_empty_disk_is_not_taken_back_by_a_late_proposal() -> 
     stage.wait(lambda: emptied not in stage.isr)
     before = stage.judge.image.brokers[emptied].broker_epoch
     host.start()
-    stage.wait(
-        lambda: stage.judge.image.brokers[emptied].broker_epoch > before and stage.judge.image.eligible(emptied)
-    )
+    stage.wait(lambda: stage.judge.image.brokers[emptied].broker_epoch > before and stage.judge.image.eligible(emptied))
     newest = stage.truth.newest
     assert newest is not None
     if emptied not in newest.isr:
