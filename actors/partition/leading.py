@@ -45,7 +45,7 @@ from .effects import Drop, Effect, Mail, ProposeIsr, SendLog, Tell, Ticket, refu
 from .feeding import Feeder
 from .machine import Machine
 from .syncing import LogSyncer
-from .upkeep import Upkeep, now_ms
+from .upkeep import Alarm, Upkeep, now_ms
 from .writing import Batch, Writer, as_kafka, passes
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -87,8 +87,7 @@ class Leadership:
         self._fatal = fatal
         self._propose = propose
         self._mail: list[Mail] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._alarm: Alarm = Alarm(loop, self._tick)
         self._closed = False
         self.log: Log = Log.open(directory, config, now_ms=now_ms(), topic_id=hello.topic_id)
         self.log.become_leader(hello.epoch)
@@ -135,8 +134,7 @@ class Leadership:
         """Finish what is under way, and mark the log as cleanly closed. Raises ``StorageError``."""
         self._closed = True
         self._listener.close()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.cancel()
         self.feeder.close()
         self.upkeep.close()
         self.syncer.close()
@@ -308,14 +306,9 @@ class Leadership:
         if self._closed:
             return
         self.writer.run(effects)
-        at = self.machine.deadline
-        if at is not None and (self._timer is None or at < self._timer_at):
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer, self._timer_at = self.loop.call_at(at, self._tick), at
+        self._alarm.set(self.machine.deadline)
 
     def _tick(self) -> None:
-        self._timer = None
         self._run(self.machine.tick(self.loop.time()))
 
     def _synced(self, end: int) -> None:

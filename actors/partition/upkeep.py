@@ -79,6 +79,33 @@ class Upkeep:
             self._late = self._loop.call_later(config.flush_ms / 1000, self._sync_late)
 
 
+class Alarm:
+    """A machine's deadline as a timer of the loop. An earlier one replaces what is set; one that is too early is not
+    worth setting anew: the machine says then when it is really due."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, due: Callable[[], None]) -> None:
+        self._loop = loop
+        self._due = due
+        self._timer: asyncio.TimerHandle | None = None
+        self._at = 0.0
+
+    def set(self, at: float | None) -> None:
+        """Call ``due`` at this time of the loop's clock at the latest; None: nothing is awaited."""
+        if at is not None and (self._timer is None or at < self._at):
+            self.cancel()
+            self._timer, self._at = self._loop.call_at(at, self._ring), at
+
+    def cancel(self) -> None:
+        """Do not call."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._due()
+
+
 def now_ms() -> int:
     """The time of day in milliseconds, as records carry it."""
     return time.time_ns() // 1_000_000

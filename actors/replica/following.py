@@ -28,7 +28,7 @@ from ..messages import (
     Watermark,
 )
 from ..partition.syncing import LogSyncer
-from ..partition.upkeep import Upkeep, now_ms
+from ..partition.upkeep import Alarm, Upkeep, now_ms
 from ..partition.writing import passes
 from ..stream import Frame
 from .machine import (
@@ -89,8 +89,7 @@ class Following:
         self._lane: Lane | None = None
         self._dialling: asyncio.Task[None] | None = None
         self._dialled = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._alarm: Alarm = Alarm(loop, self._tick)
         self._closed = False
         self._payload = memoryview(b"")
         self._appends = self._bytes = 0
@@ -128,8 +127,7 @@ class Following:
         self._closed = True
         self._listener.close()
         self._hang_up()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.cancel()
         self.upkeep.close()
         self.syncer.close()
         self.log.close(clean=clean)
@@ -220,14 +218,9 @@ class Following:
             return
         for effect in effects:
             self._do(effect)
-        at = self.machine.deadline
-        if at is not None and (self._timer is None or at < self._timer_at):
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer, self._timer_at = self.loop.call_at(at, self._tick), at
+        self._alarm.set(self.machine.deadline)
 
     def _tick(self) -> None:
-        self._timer = None
         self._run(self.machine.tick(self.loop.time()))
 
     def _synced(self, end: int) -> None:
