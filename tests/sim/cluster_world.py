@@ -155,6 +155,13 @@ class ClusterWorld(World):
 def run_seed(seed: int, *, settings: Settings | None = None) -> ClusterWorld:
     """Run one world to its end; raises ``Violated`` or ``Crashed`` with the seed and the command that repeats it."""
     world = ClusterWorld(seed, settings)
+    tell(world)
+    return world
+
+
+def tell(world: ClusterWorld) -> None:
+    """Run this world to its end; raises as ``run_seed`` does."""
+    seed = world.seed
     repeat = f"repeat: python -m tests.sim.cluster_world --seeds 1 --start {seed} --trace"
     try:
         world.live()
@@ -162,7 +169,6 @@ def run_seed(seed: int, *, settings: Settings | None = None) -> ClusterWorld:
         raise Violated(f"seed {seed} at {world.engine.time:.4f} s: {violation}\n{repeat}") from violation
     except Crashed as crash:
         raise Crashed(f"seed {seed}: {crash}\n{repeat}") from crash
-    return world
 
 
 # Many seeds -----------------------------------------------------------------------------------------------------------
@@ -192,15 +198,20 @@ def run_chunk(bounds: tuple[int, int]) -> Report:
     began = time.process_time()
     report = Report(bounds[0], 0)
     gc.disable()
+    gc.collect()
+    gc.freeze()
     for seed in range(*bounds):
         report.seeds += 1
         if report.seeds % 5 == 0:
             gc.collect()
+        world = ClusterWorld(seed)
         try:
-            world = run_seed(seed)
+            tell(world)
         except (Violated, Crashed) as failure:
             report.failed.append(str(failure))
             continue
+        finally:
+            world.close()
         report.steps += world.engine.steps
         report.acks += world.judge.acks
         report.elections += world.judge.elections

@@ -51,6 +51,10 @@ class Engine:
             raise Violated(f"{STEPS_MAX} steps and no end; the last was {what} {arguments}")
         what(*arguments)
 
+    def clear(self) -> None:
+        """Nothing will happen any more."""
+        self._events.clear()
+
     def note(self, line: str) -> None:
         """A line of the story that this seed tells."""
         self.trace.append(f"{self.time:9.4f} {line}")

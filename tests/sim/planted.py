@@ -80,6 +80,8 @@ def _in_cluster(seed: int) -> str:
         return str(violation)
     except cluster_world.Crashed:
         return ""
+    finally:
+        world.close()
     return ""
 
 

@@ -35,6 +35,7 @@ class Process:
         self.files = ProcessFiles(on.disk) if on is not None else None
         self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._timer = NEVER
+        world.made.append(self)
 
     # Running
 
