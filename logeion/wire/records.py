@@ -207,8 +207,8 @@ def _get(data: bytes, at: int) -> tuple[int, int]:
     return (value >> 1) ^ -(value & 1), at
 
 
-# The zigzag integers of one byte. ``_parse`` reads these in line: nearly all of a record's integers are that small,
-# and a call for each would double its cost.
+# The zigzag integers of one byte. ``_parse`` reads these in line, and those of two bytes where they are common: nearly
+# all of a record's integers are that small, and a call for each would double its cost.
 _SMALL = tuple((byte >> 1) ^ -(byte & 1) for byte in range(128))
 
 
@@ -221,12 +221,27 @@ def _parse(body: memoryview, header: BatchHeader) -> list[Record]:
     base_offset, base_timestamp = header.base_offset, header.base_timestamp
     append_time = header.max_timestamp if header.log_append_time else None
     for _ in range(header.count):
-        size, at = _get(data, at)
+        if (byte := data[at]) < 128:
+            size, at = small[byte], at + 1
+        elif (high := data[at + 1]) < 128:
+            zigzag = high << 7 | byte & 127
+            size, at = (zigzag >> 1) ^ -(zigzag & 1), at + 2
+        else:
+            size, at = _get(data, at)
         stop = at + size
         if size < 0 or stop > end:
             raise CorruptMessageError(f"record of {size} bytes, {end - at} left")
-        timestamp, at = _get(data, at + 1)
-        offset, at = _get(data, at)
+        if (byte := data[at + 1]) < 128:
+            timestamp, at = small[byte], at + 2
+        else:
+            timestamp, at = _get(data, at + 1)
+        if (byte := data[at]) < 128:
+            offset, at = small[byte], at + 1
+        elif (high := data[at + 1]) < 128:
+            zigzag = high << 7 | byte & 127
+            offset, at = (zigzag >> 1) ^ -(zigzag & 1), at + 2
+        else:
+            offset, at = _get(data, at)
         if (byte := data[at]) < 128:
             size, at = small[byte], at + 1
         else:
@@ -236,6 +251,9 @@ def _parse(body: memoryview, header: BatchHeader) -> list[Record]:
             key, at = data[at : at + size], at + size
         if (byte := data[at]) < 128:
             size, at = small[byte], at + 1
+        elif (high := data[at + 1]) < 128:
+            zigzag = high << 7 | byte & 127
+            size, at = (zigzag >> 1) ^ -(zigzag & 1), at + 2
         else:
             size, at = _get(data, at)
         value = None
