@@ -50,10 +50,19 @@ class Faults:
             (1, self.drain),
             (1, self.elect),
         ]
+        if world.settings.seesaw:
+            kinds = [
+                (2, self.kill_leader),
+                (4, self.kill_tree),
+                (6, self.elect),
+                (3, self.cut_leader),
+                (1, self.freeze),
+                (3, self.heal_links),
+            ]
         if world.settings.nodes > world.settings.replicas:
             kinds.append((3, self.reassign))
         # A seed that does few kinds of things does them often: that goes deeper than a little of everything.
-        share = chance.choice((0.2, 0.4, 0.7, 1.0))
+        share = chance.choice((0.2, 0.4, 0.7, 1.0)) if not world.settings.seesaw else 1.0
         self.kinds = [kind for kind in kinds if chance.random() < share] or kinds
         self.weights = [weight for weight, _ in self.kinds]
         self.lossy = chance.random() < 0.4
@@ -209,6 +218,13 @@ class Faults:
             if self.engine.random.random() < 0.5:
                 others += [client.host for client in self.world.clients]
             self.world.network.block([pair for o in others for pair in ((host.number, o), (o, host.number))])
+
+    def cut_leader(self) -> None:
+        """A leader hears its followers no more, but its clients; nobody is told what it made of what they send."""
+        process = self.leader()
+        if process is not None:
+            self.world.note(f"{process.name} hears no other host")
+            self.world.network.block([(other, process.host) for other in self.world.hosts if other != process.host])
 
     def cut_pair(self) -> None:
         one, two = self.engine.random.sample(list(self.world.hosts), 2)

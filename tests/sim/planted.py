@@ -49,7 +49,7 @@ PLANTS: dict[str, Plant] = {
     "committed entries truncated": Plant(plants.truncate_committed, 33, "raft"),
     "snapshot drops its tail": Plant(plants.snapshot_drops_tail, 0, "raft"),
     "duplicate answered before the watermark": Plant(plants.duplicate_early, 3),
-    "producers not rebuilt after truncation": Plant(plants.producers_kept, 38),
+    "producers not rebuilt after truncation": Plant(plants.producers_kept, 45),
     "failed fsync retried and acked": Plant(plants.sync_retried, 20),
     "torn batch kept by recovery": Plant(plants.torn_kept, 0),
     "dead Coordinator's late append accepted": Plant(plants.late_append, 3, "group"),

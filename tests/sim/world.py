@@ -49,6 +49,8 @@ class Settings(msgspec.Struct, kw_only=True):
     raft_bytes: int = 1_048_576
     snapshot_bytes: int = 1_048_576
     assigned: list[int] = []
+    # Leaders come and go so fast that their logs part, and clients never hear what became of their batches.
+    seesaw: bool = False
 
     @property
     def topic_defaults(self) -> Mapping[str, str]:
