@@ -73,7 +73,7 @@ class Subscriber(Generic[K, V]):
         fetch = {name: value for name, value in taken.items() if name in FetchSettings.__annotations__}
         self._consumer = Consumer(cluster, **fetch)
         self._chunks: deque[tuple[Position, deque[RawRecord]]] = deque()
-        self._handed: dict[TopicPartition, int] = {}
+        self._handed: dict[TopicPartition, int] = {}  # empty without a group: nobody commits it
         self._dead: DecodeError | None = None
         self._dead_letters: Producer | None = None
         self._closed = False
@@ -137,7 +137,7 @@ class Subscriber(Generic[K, V]):
 
         None: ``fill`` is next. Raises DecodeError, and again until somebody seeks past it.
         """
-        if not keep:
+        if not keep and self._handed:
             self.finish()
         member = self.member
         if member is not None:
@@ -151,20 +151,24 @@ class Subscriber(Generic[K, V]):
                 chunks.popleft()
                 continue
             raw = records[0]
+            tp = position.tp
+            topic = self._topics[tp.topic]
             try:
-                record = self._topics[position.tp.topic].read(position.tp, raw)
+                record = topic.read(tp, raw)
             except DecodeError as error:
-                policy = self._topics[position.tp.topic].policy
+                policy = topic.policy
                 if policy == "raise":
                     raise
                 if policy == "dead-letter":
                     self._dead = error
                     return None
                 records.popleft()
-                self._handed[position.tp] = raw.offset + 1
+                if member is not None:
+                    self._handed[tp] = raw.offset + 1
                 continue
             records.popleft()
-            self._handed[position.tp] = raw.offset + 1
+            if member is not None:
+                self._handed[tp] = raw.offset + 1
             return record
         return None
 
@@ -208,7 +212,8 @@ class Subscriber(Generic[K, V]):
         self._dead = None
         if self._chunks and self._chunks[0][1] and self._chunks[0][1][0] is raw:
             self._chunks[0][1].popleft()
-            self._handed[error.where] = raw.offset + 1
+            if self.member is not None:
+                self._handed[error.where] = raw.offset + 1
 
     def assign(self, positions: Mapping[TopicPartition, int]) -> None:
         """Reads exactly these partitions, from these offsets; for one without a group that was not entered."""

@@ -105,6 +105,7 @@ class Topic(Generic[K, V]):
         self._encode_key, self.decode_key = _coding(key, codec)
         self._encode_value, self._decode_value = _coding(value, codec)
         self._allows_none = value is bytes or _allows_none(value)
+        self._raw = key is bytes and value is bytes
 
     def __repr__(self) -> str:
         return f"Topic({self.name!r})"
@@ -126,6 +127,10 @@ class Topic(Generic[K, V]):
 
     def read(self, where: TopicPartition, raw: RawRecord) -> Record[K, V]:
         """Raises DecodeError."""
+        key: Any = raw.key
+        value: Any = raw.value
+        if self._raw:  # what most read: nothing is to be decoded
+            return Record(where.topic, where.partition, raw.offset, raw.timestamp, key, value, raw.headers)
         part = "key"
         try:
             key = None if raw.key is None else self.decode_key(raw.key)

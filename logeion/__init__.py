@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from .client import RecordMetadata as RecordMetadata
     from .client import Start as Start
     from .client import TopicPartition as TopicPartition
+    from .client.errors import BufferFullError as BufferFullError
+    from .client.errors import ClientError as ClientError
+    from .client.errors import ClosedError as ClosedError
+    from .client.errors import ConnectError as ConnectError
+    from .client.errors import ConnectionLostError as ConnectionLostError
+    from .client.errors import DeadlineError as DeadlineError
     from .client.sync import Admin as Admin
     from .client.sync import Client as Client
     from .client.sync import Consumer as Consumer
@@ -41,6 +47,12 @@ _HOMES = {
     "Start": "logeion.client",
     "TopicPartition": "logeion.client",
     "DecodeError": "logeion.client.topics",
+    "BufferFullError": "logeion.client.errors",
+    "ClientError": "logeion.client.errors",
+    "ClosedError": "logeion.client.errors",
+    "ConnectError": "logeion.client.errors",
+    "ConnectionLostError": "logeion.client.errors",
+    "DeadlineError": "logeion.client.errors",
     "Record": "logeion.client.topics",
     "Topic": "logeion.client.topics",
     "ConfigError": "logeion.errors",
@@ -53,9 +65,15 @@ _HOMES = {
 
 __all__ = [
     "Admin",
+    "BufferFullError",
     "Client",
+    "ClientError",
+    "ClosedError",
     "ConfigError",
+    "ConnectError",
+    "ConnectionLostError",
     "Consumer",
+    "DeadlineError",
     "DecodeError",
     "KafkaError",
     "LogeionError",
