@@ -2,6 +2,8 @@
 
 Requests are pipelined and answered in order, each with a deadline; one that passes it ends the connection, because
 nothing behind it could be answered sooner. Versions are negotiated when it opens (ApiVersions, KIP-35, KIP-511).
+After an answer that names a throttle nothing is written until that time is over (KIP-219): requests wait here, and
+their deadlines begin when they leave.
 """
 
 from __future__ import annotations
@@ -29,6 +31,29 @@ SCRATCH = 256 * 1024
 # From these versions on topics are named by id alone; the client names them by name, which every broker takes.
 NEWEST_USED = {0: 12, 1: 12, 8: 9, 9: 9}
 
+# From these versions on a broker answers at once and leaves the waiting to the client (KIP-219); before, it has waited
+# itself. What is not named here was born later.
+THROTTLED_SINCE = {
+    0: 6, 1: 8, 2: 3, 3: 6, 8: 4, 9: 4, 10: 2, 11: 3, 12: 2, 13: 2, 14: 2, 15: 2, 16: 2, 18: 2, 19: 3, 20: 2, 21: 1,
+    22: 1, 24: 1, 25: 1, 26: 1, 28: 1, 29: 1, 30: 1, 31: 1, 32: 2, 33: 1, 34: 1, 35: 1, 37: 1, 42: 1,
+}  # fmt: skip
+# A broker names at most its quota window, ten seconds by default; what is longer must not silence us for days.
+THROTTLE_MAX_S = 60.0
+
+
+def throttle_s(api_key: int, version: int, body: Struct) -> float:
+    """For how many seconds this answer asks us to send nothing.
+
+    >>> from logeion.wire.apis import MetadataResponse
+    >>> answer = MetadataResponse(throttle_time_ms=1500)
+    >>> throttle_s(3, 6, answer), throttle_s(3, 5, answer)
+    (1.5, 0.0)
+    """
+    asked_ms: int = getattr(body, "throttle_time_ms", 0)
+    if asked_ms <= 0 or version < THROTTLED_SINCE.get(api_key, 0):
+        return 0.0
+    return min(asked_ms / 1000, THROTTLE_MAX_S)
+
 
 class _Waiting(NamedTuple):
     correlation_id: int
@@ -36,7 +61,8 @@ class _Waiting(NamedTuple):
     version: int
     answer: asyncio.Future[Struct]
     timer: asyncio.TimerHandle
-    since: float
+    since: float  # when it left, or leaves
+    timeout_s: float
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -51,6 +77,9 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[_Waiting] = deque()
         self._next_id = 0
+        self._throttled_until = 0.0
+        self._held: list[bytes] = []
+        self._release_timer: asyncio.TimerHandle | None = None
         self._scratch = bytearray(SCRATCH)
         self._scratch_view = memoryview(self._scratch)
         self._used = 0
@@ -96,7 +125,7 @@ class Connection(asyncio.BufferedProtocol):
         return await self.send(api_key, body, timeout_s=timeout_s)
 
     def send(self, api_key: int, body: Struct, *, timeout_s: float) -> asyncio.Future[Struct]:
-        """Like ``request``, but the bytes are on their way when this returns."""
+        """Like ``request``, but the bytes are on their way when this returns, or wait for the end of a throttle."""
         return self._send(api_key, self.version_of(api_key), body, timeout_s)
 
     def send_unanswered(self, api_key: int, body: Struct) -> None:
@@ -117,8 +146,13 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the oldest request without an answer was sent; 0 if all are answered."""
-        return self._loop.time() - self._waiting[0].since if self._waiting else 0.0
+        """Seconds since the oldest request without an answer was sent; 0 if all are answered, or none has left."""
+        return max(self._loop.time() - self._waiting[0].since, 0.0) if self._waiting else 0.0
+
+    @property
+    def throttled_s(self) -> float:
+        """Seconds until the broker wants to hear from us again; 0 if it does now."""
+        return max(self._throttled_until - self._loop.time(), 0.0) if self._release_timer is not None else 0.0
 
     def close(self, why: str = "") -> None:
         """Ends it now; unanswered requests raise ConnectionLostError."""
@@ -216,14 +250,44 @@ class Connection(asyncio.BufferedProtocol):
             if not waiting.answer.done():
                 waiting.answer.set_exception(lost)
             self._end(lost)
-        elif not waiting.answer.done():
+            return
+        if wait_s := throttle_s(waiting.api_key, version, body):
+            self._throttle(wait_s)
+        if not waiting.answer.done():
             waiting.answer.set_result(body)
+
+    def _throttle(self, wait_s: float) -> None:
+        until = self._loop.time() + wait_s
+        if self.closed or until <= self._throttled_until:
+            return
+        if self._release_timer is not None:
+            self._release_timer.cancel()
+            # What is held already leaves later than its deadline and its silence were reckoned from.
+            held_from = self._throttled_until
+            self._waiting = deque(
+                self._postponed(entry, until) if entry.since >= held_from else entry for entry in self._waiting
+            )
+        self._throttled_until = until
+        self._release_timer = self._loop.call_at(until, self._release)
+
+    def _postponed(self, entry: _Waiting, until: float) -> _Waiting:
+        entry.timer.cancel()
+        timer = self._loop.call_at(until + entry.timeout_s, self._late, entry.api_key, entry.timeout_s)
+        return entry._replace(timer=timer, since=until)
+
+    def _release(self) -> None:
+        self._release_timer = None
+        held, self._held = self._held, []
+        if held and not self.closed and self._transport is not None:
+            self._transport.writelines(held)
 
     def _send(self, api_key: int, version: int, body: Struct, timeout_s: float) -> asyncio.Future[Struct]:
         correlation_id = self._write(api_key, version, body)
         answer: asyncio.Future[Struct] = self._loop.create_future()
-        timer = self._loop.call_later(max(timeout_s, 0.001), self._late, api_key, timeout_s)
-        self._waiting.append(_Waiting(correlation_id, api_key, version, answer, timer, self._loop.time()))
+        timeout_s = max(timeout_s, 0.001)
+        leaves = self._loop.time() if self._release_timer is None else self._throttled_until
+        timer = self._loop.call_at(leaves + timeout_s, self._late, api_key, timeout_s)
+        self._waiting.append(_Waiting(correlation_id, api_key, version, answer, timer, leaves, timeout_s))
         return answer
 
     def _write(self, api_key: int, version: int, body: Struct) -> int:
@@ -233,7 +297,10 @@ class Connection(asyncio.BufferedProtocol):
         correlation_id = self._next_id
         self._next_id = (correlation_id + 1) & 0x7FFFFFFF
         frame = encode_request(api_key, version, correlation_id, self.client_id, body)
-        transport.writelines(cast("list[bytes]", frame))
+        if self._release_timer is None:
+            transport.writelines(cast("list[bytes]", frame))
+        else:
+            self._held += cast("list[bytes]", frame)
         return correlation_id
 
     def _late(self, api_key: int, timeout_s: float) -> None:
@@ -249,6 +316,10 @@ class Connection(asyncio.BufferedProtocol):
         if self.closed:
             return
         self.closed = True
+        self._held.clear()
+        if self._release_timer is not None:
+            self._release_timer.cancel()
+            self._release_timer = None
         waiting, self._waiting = self._waiting, deque()
         for entry in waiting:
             entry.timer.cancel()

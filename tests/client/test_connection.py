@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from logeion.client.addresses import Address
-from logeion.client.connection import API_VERSIONS, Connection
+from logeion.client.connection import API_VERSIONS, THROTTLE_MAX_S, Connection, throttle_s
 from logeion.client.errors import ConnectError, ConnectionLostError, DeadlineError
 from logeion.wire.apis import ApiVersion, ApiVersionsResponse, MetadataRequest, MetadataResponse
 from logeion.wire.codec import encode_response, parse_header, unsupported_api_versions
 
 METADATA = 3
-Answer = Callable[[bytes], bytes | None]
+Answer = Callable[[bytes], bytes | Awaitable[bytes] | None]
 
 
 def version_answer(frame: bytes) -> bytes:
@@ -38,6 +38,8 @@ def with_peer(answers: list[Answer], work: Callable[[Address], Awaitable[None]])
                 for answer in answers:
                     (size,) = struct.unpack(">i", await reader.readexactly(4))
                     data = answer(await reader.readexactly(size))
+                    if isinstance(data, Awaitable):
+                        data = await data
                     if data is None:
                         break
                     writer.write(data)
@@ -82,6 +84,79 @@ def test_a_broker_that_refuses_our_version_of_apiversions_is_asked_in_its_own() 
         connection.close()
 
     with_peer([refuse, version_answer], work)
+
+
+def throttling(ms: int) -> Callable[[bytes], bytes]:
+    def answer(frame: bytes) -> bytes:
+        body = MetadataResponse(cluster_id="c", throttle_time_ms=ms)
+        return b"".join(encode_response(parse_header(frame), body))  # type: ignore[arg-type]
+
+    return answer
+
+
+def versions_with_throttling_metadata(frame: bytes) -> bytes:
+    body = ApiVersionsResponse(
+        api_keys=[
+            ApiVersion(api_key=METADATA, min_version=0, max_version=12),
+            ApiVersion(api_key=API_VERSIONS, min_version=0, max_version=3),
+        ]
+    )
+    return b"".join(encode_response(parse_header(frame), body))  # type: ignore[arg-type]
+
+
+def test_nothing_is_sent_until_a_throttle_is_over_and_deadlines_begin_then() -> None:
+    asked: list[float] = []
+
+    def seen(frame: bytes) -> bytes:
+        asked.append(asyncio.get_running_loop().time())
+        return metadata_answer(frame)
+
+    async def work(address: Address) -> None:
+        connection = await opened(address)
+        await connection.request(METADATA, MetadataRequest(), timeout_s=2.0)
+        told = asyncio.get_running_loop().time()
+        assert 0 < connection.throttled_s <= 0.6
+        # Shorter than the throttle, and two of them: they leave in their order.
+        answers = [connection.send(METADATA, MetadataRequest(), timeout_s=0.3) for _ in range(2)]
+        assert connection.silent_s == 0.0
+        await asyncio.gather(*answers)
+        assert len(asked) == 2 and min(asked) >= told + 0.5
+        assert connection.throttled_s == 0.0
+        connection.close()
+
+    with_peer([versions_with_throttling_metadata, throttling(600), seen, seen], work)
+
+
+def test_a_longer_throttle_postpones_what_is_held_and_closing_fails_it() -> None:
+    held_now = asyncio.Event()
+
+    async def later(frame: bytes) -> bytes:
+        await held_now.wait()
+        return throttling(30_000)(frame)
+
+    async def work(address: Address) -> None:
+        connection = await opened(address)
+        first, second = (connection.send(METADATA, MetadataRequest(), timeout_s=5.0) for _ in range(2))
+        await first
+        held = connection.send(METADATA, MetadataRequest(), timeout_s=0.5)
+        before = connection.throttled_s
+        held_now.set()
+        await second
+        assert connection.throttled_s > before + 10
+        connection.close()
+        with pytest.raises(ConnectionLostError):
+            await held
+        assert connection.throttled_s == 0.0
+
+    with_peer([versions_with_throttling_metadata, throttling(10_000), later], work)
+
+
+def test_only_versions_since_kip_219_leave_the_waiting_to_the_client() -> None:
+    def said(version: int, ms: int) -> float:
+        return throttle_s(METADATA, version, MetadataResponse(throttle_time_ms=ms))
+
+    assert [said(5, 100), said(6, 100), said(12, 0), said(12, -1)] == [0.0, 0.1, 0.0, 0.0]
+    assert said(12, 2**31 - 1) == THROTTLE_MAX_S
 
 
 def test_a_connection_cut_before_the_answer_fails_all_that_wait() -> None:
