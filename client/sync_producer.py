@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
-from typing import Any, NamedTuple, TypeVar, Unpack, overload
+from typing import Any, TypeVar, Unpack, overload
 
 from logeion.wire.errors import LogeionError
 
@@ -38,7 +38,7 @@ class SendFuture:
         self._producer = producer
         self._delivery: Delivery | None = None
         self._error: BaseException | None = None
-        self._waiting: list[Callable[[], object]] = []
+        self._waiting: list[Callable[[], object]] | None = None  # made when somebody waits: few records have any
 
     def done(self) -> bool:
         """Whether its fate is known."""
@@ -101,6 +101,8 @@ class SendFuture:
             self._delivery.add_done_callback(lambda _: tell())
         elif self._error is not None:
             tell()
+        elif self._waiting is None:
+            self._waiting = [tell]
         else:
             self._waiting.append(tell)
 
@@ -108,15 +110,15 @@ class SendFuture:
         """The producer took the record."""
         self._delivery = delivery
         if self._waiting:
-            waiting, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, None
             for tell in waiting:
                 self.attach(tell)
 
     def refused(self, error: BaseException) -> None:
         """It did not."""
         self._error = error
-        waiting, self._waiting = self._waiting, []
-        for tell in waiting:
+        waiting, self._waiting = self._waiting, None
+        for tell in waiting or ():
             tell()
 
 
@@ -125,15 +127,8 @@ def _told(call: Callable[[], object]) -> None:
     asyncio.get_running_loop().call_soon(call)
 
 
-class _Staged(NamedTuple):
-    future: SendFuture
-    topic: str
-    value: bytes | None
-    key: bytes | None
-    headers: Headers
-    partition: int | None
-    timestamp_ms: int
-    size: int
+# future, topic, value, key, headers, partition, timestamp in ms, bytes: a plain tuple, because one is made per record
+_Staged = tuple[SendFuture, str, bytes | None, bytes | None, Headers, int | None, int, int]
 
 
 class Producer:
@@ -239,7 +234,7 @@ class Producer:
                 raise ClosedError("the producer was closed")
             if self._staged_bytes and self._staged_bytes + size > self._stage_limit:
                 self._wait_for_room(size)
-            self._stage.append(_Staged(future, name, data, key_data, headers, partition, stamp, size))
+            self._stage.append((future, name, data, key_data, headers, partition, stamp, size))
             self._staged_bytes += size
             if not self._scheduled:
                 self._scheduled = True
@@ -341,7 +336,8 @@ class Producer:
     async def _give_when_there_is_room(self) -> None:
         try:
             while self._stage:
-                await self._core.room(self._stage[0].size)
+                *_, size = self._stage[0]
+                await self._core.room(size)
                 self._give()
         finally:
             self._drainer = None
@@ -359,7 +355,8 @@ class Producer:
             self._drainer.cancel()
         await self._core.close(flush=False, told=True)
         while self._stage:
-            self._stage.popleft().future.refused(ClosedError("the producer was closed before this record was sent"))
+            future, *_ = self._stage.popleft()
+            future.refused(ClosedError("the producer was closed before this record was sent"))
 
 
 async def _start(cluster: Cluster, settings: dict[str, Any]) -> Core:
