@@ -69,6 +69,7 @@ class Replication(abc.ABC):
         self.resigned: bool = False
         self.followers: dict[int, Follower] = {}
         self._isr = Isr(frozenset(slice.isr), slice.partition_epoch)
+        self._proposed_epochs: dict[int, int] = {}
         self._min_insync = min_insync
         self.min_isr: int = min(min_insync, len(slice.replicas))
         self._wake: float | None = None
@@ -334,7 +335,7 @@ class Replication(abc.ABC):
         isr = self._isr
         if isr.must_repeat(now):
             assert isr.proposed is not None
-            self._propose(effects, isr.proposed)
+            self._propose(effects, isr.proposed, self._proposed_epochs)
         elif isr.may_propose(now):
             wanted = {self.node}
             for node, follower in self.followers.items():
@@ -344,21 +345,23 @@ class Replication(abc.ABC):
                 elif follower.end >= max(self.high_watermark, self.epoch_start) and self._keeps_up(follower, now):
                     wanted.add(node)
             if wanted != isr.committed:
-                self._propose(effects, frozenset(wanted))
+                self._propose(effects, frozenset(wanted), {node: self._broker_epoch(node) for node in wanted})
         if isr.next_at is not None and isr.next_at > now:
             self._wake_by(isr.next_at)
 
-    def _propose(self, effects: list[Effect], wanted: frozenset[int]) -> None:
+    def _propose(self, effects: list[Effect], wanted: frozenset[int], epochs: dict[int, int]) -> None:
+        """Propose these members in the broker epochs in which they had earned it: one that has registered anew since
+        may have lost what it had, so a repetition must not vouch for it."""
+        self._proposed_epochs = epochs
         number = self._isr.propose(wanted)
         members = sorted(wanted)
-        epochs = [self._broker_epoch(node) for node in members]
         message = AlterPartition(
             topic_id=self.slice.topic_id,
             partition=self.slice.partition,
             leader_epoch=self.epoch,
             partition_epoch=self._isr.partition_epoch,
             isr=members,
-            isr_epochs=epochs,
+            isr_epochs=[epochs[node] for node in members],
         )
         effects.append(ProposeIsr(number, message))
 

@@ -229,6 +229,17 @@ def test_a_proposal_without_a_useful_answer_is_made_again_word_for_word(code: in
     assert machine.isr == {1, 2}
 
 
+def test_a_proposal_made_again_does_not_vouch_for_a_later_start_of_its_member() -> None:
+    machine = leader([1, 2], end=20, synced_end=20)
+    follow(machine, 2)
+    first = proposal(machine.fetched("lane3", fetch(3, 20), 0.0))
+    assert first.isr == [1, 2, 3] and first.isr_epochs == [100, 200, 300]
+    # Its power goes with all it had before the proposal is answered; it registers anew, and begins from nothing.
+    machine.fetched("later", fetch(3, 0, broker_epoch=301, incarnation=2), 0.05)
+    machine.altered(1, 0, 0.1)
+    assert proposal(wait(machine, 0.3)) == first
+
+
 def test_a_slice_with_an_old_partition_epoch_does_not_undo_what_was_granted() -> None:
     machine = leader([1])
     follow(machine, 2)
