@@ -265,6 +265,12 @@ class UpdateFeatures(Message, frozen=True, kw_only=True):
     validate_only: bool = False
 
 
+class UnregisterNode(Message, frozen=True, kw_only=True):
+    """Gateway to Controller: forget this node; one that runs all the same registers again."""
+
+    node: int
+
+
 class ChangeVoters(Message, frozen=True, kw_only=True):
     """Gateway to Controller: one voter more, or one less (KIP-853); one change at a time."""
 

@@ -36,6 +36,7 @@ from .cluster_messages import (
     ReplicasDown as ReplicasDown,
     Slice as Slice,
     Suspect as Suspect,
+    UnregisterNode as UnregisterNode,
     UpdateFeatures as UpdateFeatures,
     VoterState as VoterState,
     Watermark as Watermark,
@@ -626,6 +627,7 @@ AnyMessage = (
     | Slice
     | Suspect
     | UpdateFeatures
+    | UnregisterNode
     | Watermark
     | Told
 )

@@ -49,12 +49,16 @@ class BrokerRegistered(MetadataEntry, frozen=True, kw_only=True):
 
 
 class BrokerChanged(MetadataEntry, frozen=True, kw_only=True):
-    """Whether this registration is fenced (leads nothing, is in no ISR), and whether it is shutting down (KIP-841)."""
+    """Whether this registration is fenced (leads nothing, is in no ISR), and whether it is shutting down (KIP-841).
+
+    ``unregistered``: it is there no more; to a release that does not know this, it is fenced, which is as good.
+    """
 
     node: int
     broker_epoch: int
     fenced: bool
     shutting_down: bool = False
+    unregistered: bool = False
 
 
 class FeatureLevelSet(MetadataEntry, frozen=True, kw_only=True):
@@ -184,8 +188,10 @@ class MetadataImage:
             case BrokerChanged():
                 broker = self.brokers.get(record.node)
                 if broker is not None and broker.broker_epoch == record.broker_epoch:
-                    _put(self.fenced, record.node, record.fenced)
+                    _put(self.fenced, record.node, record.fenced and not record.unregistered)
                     _put(self.shutting_down, record.node, record.shutting_down)
+                    if record.unregistered:
+                        del self.brokers[record.node]
                     self.brokers_changed = self.version
             case FeatureLevelSet():
                 self._set_level(record.name, record.level)

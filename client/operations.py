@@ -45,6 +45,8 @@ from logeion.wire.apis import (
     RemoveRaftVoterResponse,
     TopicPartitionsToElect,
     TopicRequest,
+    UnregisterBrokerRequest,
+    UnregisterBrokerResponse,
     UpdateFeaturesRequest,
     UpdateFeaturesResponse,
 )
@@ -57,7 +59,7 @@ from .positions import TopicPartition
 API_VERSIONS, DESCRIBE_CONFIGS, ELECT_LEADERS = 18, 32, 43
 ALTER_REASSIGNMENTS, LIST_REASSIGNMENTS = 45, 46
 DESCRIBE_QUORUM, UPDATE_FEATURES, DESCRIBE_CLUSTER, DESCRIBE_TOPIC_PARTITIONS = 55, 57, 60, 75
-ADD_VOTER, REMOVE_VOTER = 80, 81
+UNREGISTER_BROKER, ADD_VOTER, REMOVE_VOTER = 64, 80, 81
 TOPIC_RESOURCE = 2
 MIN_INSYNC = "min.insync.replicas"
 # Topics whose configuration is asked for in one request.
@@ -390,6 +392,15 @@ class Operations:
         directory = ZERO_UUID
         request = RemoveRaftVoterRequest(cluster_id=None, voter_id=node, voter_directory_id=directory)
         answer = await self._change(REMOVE_VOTER, request, RemoveRaftVoterResponse)
+        _raise_for(answer.error_code, answer.error_message)
+
+    async def unregister(self, node: int) -> None:
+        """Has a node that is gone for good forgotten; its replicas stay missing until they are reassigned.
+
+        Raises BrokerIdNotRegisteredError. A node that still runs registers again.
+        """
+        request = UnregisterBrokerRequest(broker_id=node)
+        answer = await self._change(UNREGISTER_BROKER, request, UnregisterBrokerResponse)
         _raise_for(answer.error_code, answer.error_message)
 
     async def set_features(self, levels: Mapping[str, int], *, downgrade: bool = False) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal
 
+from logeion.wire.errors import BrokerIdNotRegisteredError
+
 from ..messages import RegisterNode, ReplicasDown
 from ..metadata import BrokerChanged, BrokerRegistered, MetadataImage, MetadataRecord, PartitionChanged
 from . import elections
@@ -80,6 +82,18 @@ def status(
         fenced=node in image.fenced if fenced is None else fenced,
         shutting_down=node in image.shutting_down if shutting_down is None else shutting_down,
     )
+
+
+def unregistered(image: MetadataImage, node: int) -> list[MetadataRecord]:
+    """This node is forgotten, though it stays a replica of what it was a replica of.
+
+    Raises ``BrokerIdNotRegisteredError``.
+    """
+    known = image.brokers.get(node)
+    if known is None:
+        raise BrokerIdNotRegisteredError(f"node {node} is not registered")
+    gone = BrokerChanged(node=node, broker_epoch=known.broker_epoch, fenced=True, unregistered=True)
+    return [*left(image, [node]), gone]
 
 
 def returned(image: MetadataImage, node: int) -> list[PartitionChanged]:

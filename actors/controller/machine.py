@@ -47,6 +47,7 @@ from ..messages import (
     ReplicasDown,
     TopicResult,
     TopicsChanged,
+    UnregisterNode,
     UpdateFeatures,
 )
 from ..metadata import (
@@ -77,6 +78,7 @@ Request = (
     | ElectLeaders
     | ReassignPartitions
     | UpdateFeatures
+    | UnregisterNode
 )
 REQUESTS: tuple[type[Message], ...] = get_args(Request)
 
@@ -198,6 +200,8 @@ class ControllerMachine:
                 case UpdateFeatures():
                     records = features.update(self.image, request)
                     return self._recorded([] if request.validate_only else records)
+                case UnregisterNode():
+                    return self._recorded(brokers.unregistered(self.image, request.node))
                 case _:
                     assert_never(request)
         except KafkaError as error:

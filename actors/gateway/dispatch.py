@@ -22,7 +22,7 @@ from .leaders_admin import alter_partition_reassignments, elect_leaders, list_pa
 from .offsets import list_offsets
 from .produce import produce
 from .producer_ids import init_producer_id
-from .quorum import add_raft_voter, describe_quorum, remove_raft_voter, update_features
+from .quorum import add_raft_voter, describe_quorum, remove_raft_voter, unregister_broker, update_features
 from .records_admin import delete_records, offset_for_leader_epoch
 from .topics_admin import create_partitions, create_topics, delete_topics
 from .topics_metadata import describe_topic_partitions, metadata
@@ -78,6 +78,7 @@ HANDLERS: dict[int, AsyncHandler | Direct] = {
     55: describe_quorum,
     57: update_features,
     60: describe_cluster,
+    64: unregister_broker,
     68: consumer_group_heartbeat,
     69: consumer_group_describe,
     75: describe_topic_partitions,

@@ -1,4 +1,4 @@
-"""DescribeQuorum (55), UpdateFeatures (57), AddRaftVoter (80) and RemoveRaftVoter (81): the metadata quorum.
+"""DescribeQuorum (55), UpdateFeatures (57), UnregisterBroker (64), AddRaftVoter (80) and RemoveRaftVoter (81): the metadata quorum.
 
 Its members do not speak Kafka's protocol; any broker passes these requests on to the one that leads.
 """
@@ -22,6 +22,8 @@ from logeion.wire.apis import (
     QuorumTopic,
     RemoveRaftVoterRequest,
     RemoveRaftVoterResponse,
+    UnregisterBrokerRequest,
+    UnregisterBrokerResponse,
     UpdatableFeatureResult,
     UpdateFeaturesRequest,
     UpdateFeaturesResponse,
@@ -108,6 +110,19 @@ def _replica(gateway: Gateway, one: m.VoterState, quorum: m.QuorumDescribed, now
         last_fetch_timestamp=heard,
         last_caught_up_timestamp=heard if one.end >= quorum.committed else -1,
     )
+
+
+async def unregister_broker(
+    gateway: Gateway, connection: Connection, header: RequestHeader, request: UnregisterBrokerRequest
+) -> UnregisterBrokerResponse:
+    """Handler of UnregisterBroker (KIP-500): a node that is gone for good is forgotten."""
+    deadline = Deadline(TIMEOUT_S)
+    try:
+        reply, _ = await ask_through(gateway, m.UnregisterNode(node=request.broker_id), m.Recorded, deadline)
+        await until_applied(gateway, reply.committed, deadline)
+    except KafkaError as error:
+        return UnregisterBrokerResponse(error_code=error.code, error_message=told(error))
+    return UnregisterBrokerResponse(error_message=None)
 
 
 async def update_features(

@@ -388,6 +388,33 @@ def _tell(results: dict[TopicPartition, KafkaError | None], done: str, output: s
         raise CliError(told, failed[0][1].hint, FAILED)
 
 
+@cluster.command()
+@click.argument("node", type=click.IntRange(min=0))
+@output_option
+@connection_options
+def unregister(node: int, output: str, bootstrap: str, timeout_s: float) -> None:
+    """Forget NODE, which is gone for good; stop it first, for one that runs registers again.
+
+    Its replicas are still counted as missing, until they are reassigned to other nodes.
+    """
+
+    async def work(cluster: Cluster) -> list[PartitionState]:
+        from logeion.client.operations import Operations
+
+        operations = Operations(cluster)
+        await operations.unregister(node)
+        return [one for one in await operations.partitions() if node in one.replicas]
+
+    left = run_client(bootstrap, timeout_s, work)
+    if output == "json":
+        print_json({"unregistered": node, "partitions": [_partition_object(one) for one in left]})
+        return
+    click.echo(f"node {node} is not registered any more")
+    if left:
+        replicas = _count(len(left), "partition")
+        click.echo(f"{replicas} still named it as a replica, under-replicated until: logeion cluster reassign")
+
+
 # The metadata quorum ----------------------------------------------------------------------------------------------
 
 

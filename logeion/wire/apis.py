@@ -191,6 +191,8 @@ from .schema.quorum import (
     RemoveRaftVoterResponse,
     ReplicaElectionResult,
     TopicPartitionsToElect,
+    UnregisterBrokerRequest,
+    UnregisterBrokerResponse,
     UpdatableFeatureResult,
     UpdateFeaturesRequest,
     UpdateFeaturesResponse,
@@ -304,6 +306,7 @@ APIS: dict[int, Api] = {
         Api(55, "DescribeQuorum", DescribeQuorumRequest, DescribeQuorumResponse, 0, 2, flexible_from=0),
         Api(57, "UpdateFeatures", UpdateFeaturesRequest, UpdateFeaturesResponse, 0, 2, flexible_from=0),
         Api(60, "DescribeCluster", DescribeClusterRequest, DescribeClusterResponse, 0, 2, flexible_from=0),
+        Api(64, "UnregisterBroker", UnregisterBrokerRequest, UnregisterBrokerResponse, 0, 0, flexible_from=0),
         Api(
             68,
             "ConsumerGroupHeartbeat",
@@ -527,6 +530,8 @@ __all__ = [
     "TopicProduceResponse",
     "TopicRequest",
     "UpdatableFeatureResult",
+    "UnregisterBrokerRequest",
+    "UnregisterBrokerResponse",
     "UpdateFeaturesRequest",
     "UpdateFeaturesResponse",
 ]

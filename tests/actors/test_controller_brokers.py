@@ -441,3 +441,31 @@ def test_a_single_node_s_log_of_before_goes_on() -> None:
     [status, elected] = decision.records
     assert isinstance(status, BrokerChanged) and isinstance(elected, PartitionChanged)
     assert (elected.leader, elected.isr, elected.leader_epoch) == (1, [1], 6)
+
+
+# Unregistered
+
+
+def test_a_node_that_is_gone_for_good_is_forgotten_but_stays_a_replica() -> None:
+    world = World()
+    world.topic()
+    world.ask(m.UnregisterNode(node=1))
+    state = world.state()
+    assert 1 not in world.image.brokers and 1 not in world.image.fenced
+    assert 1 in state.replicas and 1 not in state.isr and state.leader in (2, 3)
+    assert refused(world.ask(m.UnregisterNode(node=1))) == 102
+    assert refused(world.ask(m.UnregisterNode(node=9))) == 102
+    world.now += 10 * world.machine.settings.session_s
+    assert all(node != 1 for node, *_ in statuses(world.record(world.machine.tick(world.now))))
+
+
+def test_a_node_that_is_unregistered_while_it_runs_registers_again() -> None:
+    world = World()
+    before = world.epochs[1]
+    incarnation, directory = world.image.brokers[1].incarnation, world.image.brokers[1].directory_id
+    world.ask(m.UnregisterNode(node=1))
+    assert refused(world.ask(m.Heartbeat(node=1, broker_epoch=before, applied=99))) == 77
+    world.register(1, incarnation=incarnation, directory=directory)
+    assert world.epochs[1] > before and not world.image.eligible(1)
+    world.beat(1)
+    assert world.image.eligible(1)

@@ -9,7 +9,13 @@ import msgspec
 import pytest
 
 from logeion.actors import messages as m
-from logeion.actors.gateway.quorum import add_raft_voter, describe_quorum, remove_raft_voter, update_features
+from logeion.actors.gateway.quorum import (
+    add_raft_voter,
+    describe_quorum,
+    remove_raft_voter,
+    unregister_broker,
+    update_features,
+)
 from logeion.actors.lanes import RefusedError
 from logeion.actors.metadata import BrokerRegistered
 from logeion.wire.apis import (
@@ -19,6 +25,7 @@ from logeion.wire.apis import (
     QuorumPartition,
     QuorumTopic,
     RemoveRaftVoterRequest,
+    UnregisterBrokerRequest,
     UpdateFeaturesRequest,
 )
 from tests.actors.gateway_world import World
@@ -145,6 +152,17 @@ def test_a_features_change_that_is_refused() -> None:
 
 def add(**more: Any) -> AddRaftVoterRequest:
     return AddRaftVoterRequest(cluster_id=None, timeout_ms=5000, voter_id=2, **more)
+
+
+def test_a_broker_is_unregistered() -> None:
+    world, asked = World(), []
+    world.controller = recording(asked)
+    ours = ask(world, unregister_broker, 64, 0, UnregisterBrokerRequest(broker_id=2))
+    assert (ours.error_code, ours.error_message) == (0, None)
+    assert asked == [m.UnregisterNode(node=2)] and world.applied_waits == [90]
+    world.controller = refusing(102, "node 2 is not registered")
+    ours = ask(world, unregister_broker, 64, 0, UnregisterBrokerRequest(broker_id=2))
+    assert (ours.error_code, ours.error_message) == (102, "node 2 is not registered")
 
 
 def test_voters_come_and_go() -> None:

@@ -271,3 +271,17 @@ class RemoveRaftVoterResponse(Struct):
     throttle_time_ms: Int32 = 0
     error_code: Int16 = 0
     error_message: String | None = ""
+
+
+class UnregisterBrokerRequest(Struct):
+    """Key 64, version 0, flexible from 0."""
+
+    broker_id: Int32 = 0
+
+
+class UnregisterBrokerResponse(Struct):
+    """Key 64, version 0, flexible from 0."""
+
+    throttle_time_ms: Int32 = 0
+    error_code: Int16 = 0
+    error_message: String | None = ""
