@@ -1,4 +1,4 @@
-"""DescribeQuorum (55), UpdateFeatures (57), UnregisterBroker (64), AddRaftVoter (80) and RemoveRaftVoter (81): the metadata quorum.
+"""The metadata quorum: DescribeQuorum (55), UpdateFeatures (57), UnregisterBroker (64) and its voters (80, 81).
 
 Its members do not speak Kafka's protocol; any broker passes these requests on to the one that leads.
 """
