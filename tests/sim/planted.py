@@ -39,7 +39,7 @@ PLANTS: dict[str, Plant] = {
     "truncation to the watermark": Plant(plants.truncate_to_watermark, 0),
     "watermark raised before truncation": Plant(plants.watermark_first, 3),
     "stale incarnation counted as progress": Plant(plants.stale_incarnation, 391),
-    "ISR expanded before the epoch start": Plant(plants.expand_early, 129),
+    "ISR expanded before the epoch start": Plant(plants.expand_early, 362),
     "ISR shrunk without the controller": Plant(plants.shrink_alone, 6),
     "lower partition epoch accepted": Plant(plants.lower_partition_epoch, 115),
     "leader elected outside ISR and ELR": Plant(plants.elect_anybody, 4),
