@@ -1,22 +1,15 @@
-"""What the command takes before it starts anything: the data directory, and the ports."""
+"""What the command takes before it starts anything: the data directory. The ports are in ``ports.py``."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
-import random
 import shutil
-import socket
 import time
 from pathlib import Path
 
-import msgspec
-
-from logeion.wire.errors import ConfigError, LogeionError
-
-from .config import Config, show_address
-from .gateway.listening import bind
+from logeion.wire.errors import LogeionError
 
 META = "meta.properties"
 # In the directory that holds the directories of several nodes, in META's place.
@@ -26,10 +19,6 @@ LOCK, TREE_LOCK = ".lock", ".tree"
 
 # How long the processes of a command that was killed may take to end.
 REMAINS_S = 5.0
-
-# Ports for those who ask for "any" lie below what the kernel gives to outgoing connections: nobody takes them by
-# chance while the one who listens there restarts.
-PORT_MIN, PORT_TRIES = 15_000, 200
 
 
 class StartError(LogeionError):
@@ -140,95 +129,3 @@ def clear_run(run_dir: Path) -> None:
     """Remove the sockets and notes of a tree that is gone."""
     for stale in run_dir.iterdir():
         stale.unlink(missing_ok=True)
-
-
-def settle_ports(config: Config) -> Config:
-    """The configuration with ports that were just now proved free, by an exclusive bind of all addresses.
-
-    Settled here and not where they are served, so that a restart of the whole tree comes back where clients look for
-    it. Raises ``ConfigError`` that names the address and what to do.
-    """
-    listeners = msgspec.structs.replace(config.listeners, port=_free(config.listeners.bind, config.listeners.port))
-    http = msgspec.structs.replace(
-        config.http, port=_free(config.http.bind, config.http.port, but=(listeners.port,), setting="--admin-port")
-    )
-    taken = (listeners.port, http.port)
-    cluster = config.cluster
-    if cluster.voters:
-        cluster = msgspec.structs.replace(
-            cluster, port=_free([cluster.bind], cluster.port, but=taken, setting="cluster.port")
-        )
-    return msgspec.structs.replace(config, listeners=listeners, http=http, cluster=cluster)
-
-
-def _free(addresses: list[str], port: int, *, but: tuple[int, ...] = (), setting: str = "--port") -> int:
-    if port:
-        if port in but:
-            raise ConfigError(f"port {port} is meant for two purposes; choose another {setting}")
-        _probe(addresses, port)
-        return port
-    top = _first_ephemeral()
-    for _ in range(PORT_TRIES):
-        candidate = random.randrange(min(PORT_MIN, top - 1000), top)
-        if candidate in but:
-            continue
-        try:
-            _probe(addresses, candidate)
-        except ConfigError:
-            continue
-        return candidate
-    # Either everything is taken, or the addresses are not ours; the ordinary attempt says which.
-    _probe(addresses, 0)
-    raise ConfigError(f"found no port that is free on all of {', '.join(addresses)}; choose one with {setting}")
-
-
-def _probe(addresses: list[str], port: int) -> None:
-    for sock in bind(addresses, port):
-        sock.close()
-
-
-def _first_ephemeral() -> int:
-    """The lowest port that the kernel gives to outgoing connections."""
-    try:
-        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    except (OSError, ValueError):
-        return 32_768
-
-
-def consecutive(addresses: list[str], port: int, count: int, but: set[int], setting: str) -> list[int]:
-    """So many ports in a row from ``port`` on (0: from anywhere), each free on all addresses and none of ``but``.
-
-    Raises ``ConfigError``.
-    """
-    if port:
-        for number in range(port, port + count):
-            if number > 65_535 or number in but:
-                raise ConfigError(
-                    f"port {number}, one of {count} from {port} on, cannot be used; choose another {setting}"
-                )
-            _probe(addresses, number)
-        return list(range(port, port + count))
-    top = _first_ephemeral() - count
-    for _ in range(PORT_TRIES):
-        first = random.randrange(min(PORT_MIN, top - 1000), top)
-        if any(number in but for number in range(first, first + count)):
-            continue
-        try:
-            return consecutive(addresses, first, count, but, setting)
-        except ConfigError:
-            continue
-    raise ConfigError(f"found no {count} ports in a row that are free on all of {', '.join(addresses)}")
-
-
-def free_port(address: str) -> int:
-    """A port for Thespian's admin on this address."""
-    for _ in range(PORT_TRIES):
-        top = _first_ephemeral()
-        port = random.randrange(min(PORT_MIN, top - 1000), top)
-        with socket.socket() as probe:
-            try:
-                probe.bind((address, port))
-            except OSError:
-                continue
-            return port
-    raise StartError(f"no port is free on {show_address(address, 0)}", "end what holds them")

@@ -22,9 +22,10 @@ from typing import Any
 
 from logeion.wire.errors import ConfigError
 
-from .claim import Claim, StartError, claim, clear_run, free_port, settle_ports
+from .claim import Claim, StartError, claim, clear_run
 from .config import Config, load
 from .options import Options, check_cluster, check_tie, flags, located
+from .ports import Ports
 from .processes import children, end_descendants, reap
 from .restarts import Policy, Restarts
 from .runtime import FAILURE, ActorSpec
@@ -60,7 +61,8 @@ def run(options: Options, defaults: Mapping[str, object] | None = None) -> int:
             raise ConfigError("node.id is not set; the nodes of a cluster have each their own")
         check_cluster(config)
         held = claim(directory, options.fresh)
-        config = settle_ports(config)
+        ports = Ports()
+        config = ports.settle(config)
     except (ConfigError, StartError) as error:
         return complain(error)
     own_logging(config.log, f"command/{config.node.id}")
@@ -78,7 +80,7 @@ def run(options: Options, defaults: Mapping[str, object] | None = None) -> int:
             write_ready(options.ready_file, details.pop("cluster_id"), [details])
 
     try:
-        return Command(config, directory, held, on_ready, options.tied_to_fd).run()
+        return Command(config, directory, held, ports, on_ready, options.tied_to_fd).run()
     finally:
         held.release()
 
@@ -102,6 +104,7 @@ class Command:
         config: Config,
         directory: Path,
         held: Claim,
+        ports: Ports,
         on_ready: OnReady,
         tied_to_fd: int | None,
         *,
@@ -113,6 +116,7 @@ class Command:
         self.config = config
         self.directory = directory
         self.began: float = time.monotonic()
+        self._ports = ports
         self._on_ready = on_ready
         self._nodes = nodes
         self._child = child
@@ -198,13 +202,13 @@ class Command:
         try:
             self._system = ActorSystem(
                 "multiprocTCPBase",
-                {"Admin Port": free_port(THESPIAN_ADDRESS)},
+                {"Admin Port": self._ports.one(THESPIAN_ADDRESS, "--port")},
                 logDefs={"version": 1},
                 transientUnique=True,
             )
             supervisor = self._system.createActor(Supervisor, targetActorRequirements={"spec": spec.encode()})
             self._supervisor = self._system.ask(supervisor, "start", CREATE_S) or 0
-        except (ActorSystemException, OSError) as error:
+        except (ActorSystemException, ConfigError, OSError) as error:
             return f"Thespian did not start: {error}"
         if not self._supervisor:
             return f"the supervisor did not answer within {CREATE_S:.0f} s"

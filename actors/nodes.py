@@ -27,7 +27,7 @@ from setproctitle import setproctitle
 
 from logeion.wire.errors import ConfigError
 
-from .claim import NODES, Claim, StartError, claim, consecutive, settle_ports
+from .claim import NODES, Claim, StartError, claim
 from .config import Config, load, parse_address, show_address
 from .foreground import (
     EXIT_FAILED,
@@ -41,6 +41,7 @@ from .foreground import (
     write_ready,
 )
 from .options import Options, check_cluster, check_tie, flags, located
+from .ports import Ports
 from .processes import end_descendants, reap
 from .restarts import Policy, Restarts
 from .thespian_traps import become_subreaper, keep_open, own_logging
@@ -76,7 +77,9 @@ def run(options: Options, count: int, announce: Announce, *, restart: bool = Tru
         return complain(error)
     try:
         own_logging(base.log, "up")
-        configs = plan(base, directory, count)
+        # Held until this command ends: the nodes' own look for a port for Thespian must not find these.
+        ports = Ports()
+        configs = plan(base, directory, count, ports)
         return _Parent(configs, directory, held, options, announce, restart).run()
     except (ConfigError, StartError) as error:
         return complain(error)
@@ -86,13 +89,13 @@ def run(options: Options, count: int, announce: Announce, *, restart: bool = Tru
         held.release()
 
 
-def plan(base: Config, directory: Path, count: int) -> list[Config]:
+def plan(base: Config, directory: Path, count: int, ports: Ports) -> list[Config]:
     """The nodes' configurations; makes the secret and the note of what must stay. Raises ConfigError, StartError."""
     known = _known(directory, count)
     listeners, http = base.listeners, base.http
-    kafka = consecutive(listeners.bind, listeners.port, count, set(), "--port")
-    admin = consecutive(http.bind, http.port, count, set(kafka), "--admin-port")
-    cluster = _cluster_ports(known.cluster_ports, count, {*kafka, *admin})
+    kafka = ports.row(listeners.bind, listeners.port, count, set(), "--port")
+    admin = ports.row(http.bind, http.port, count, set(kafka), "--admin-port")
+    cluster = _cluster_ports(ports, known.cluster_ports, count, {*kafka, *admin})
     secret = directory / SECRET
     _make(secret)
     known = Known(nodes=count, voters=known.voters, cluster_ports=cluster)
@@ -143,15 +146,15 @@ def _known(directory: Path, count: int) -> Known:
     return known
 
 
-def _cluster_ports(known: list[int], count: int, but: set[int]) -> list[int]:
+def _cluster_ports(chosen: Ports, known: list[int], count: int, but: set[int]) -> list[int]:
     """Those of the last start, as far as they are still free."""
     ports: list[int] = []
     for index in range(count):
         wanted = known[index] if index < len(known) else 0
         try:
-            ports += consecutive([CLUSTER_ADDRESS], wanted, 1, {*but, *ports}, "cluster.port")
+            ports += chosen.row([CLUSTER_ADDRESS], wanted, 1, {*but, *ports}, "cluster.port")
         except ConfigError:
-            ports += consecutive([CLUSTER_ADDRESS], 0, 1, {*but, *ports}, "cluster.port")
+            ports += chosen.row([CLUSTER_ADDRESS], 0, 1, {*but, *ports}, "cluster.port")
     return ports
 
 
@@ -412,7 +415,8 @@ def _run_node(config: Config, tied: int, reporting: int, nodes: int) -> int:
     directory = Path(config.node.data_dir)
     try:
         held = claim(directory, fresh=False)
-        config = settle_ports(config)
+        ports = Ports()
+        config = ports.settle(config)
     except (ConfigError, StartError) as error:
         return complain(error)
-    return Command(config, directory, held, on_ready, tied, nodes=nodes, child=True).run()
+    return Command(config, directory, held, ports, on_ready, tied, nodes=nodes, child=True).run()

@@ -249,7 +249,7 @@ def test_cancelled_reads_lose_no_record(logeion_broker: Broker, logeion_topic: T
             async with client.consume(topic, group=topic, auto_offset_reset="earliest") as records:
                 cancelled = number = 0
                 await producer.prepare(topic)
-                while len(seen) < 200:
+                while len(seen) < 200 or cancelled < 50:
                     if number == len(seen):
                         producer.send_nowait(topic, b"%d" % number)
                         number += 1
@@ -261,10 +261,9 @@ def test_cancelled_reads_lose_no_record(logeion_broker: Broker, logeion_topic: T
                         cancelled += 1
                         continue
                     seen.append(int(record.value))
-                assert cancelled > 50
 
     asyncio.run(asyncio.wait_for(work(), WITHIN_S))
-    assert seen == list(range(200))
+    assert seen == list(range(len(seen)))
 
 
 def test_an_error_in_the_body_does_not_drop_what_was_sent(logeion_broker: Broker, logeion_topic: TopicFactory) -> None:
