@@ -126,6 +126,9 @@ def _prepare(directory: Path, fresh: bool) -> None:
 
 
 def clear_run(run_dir: Path) -> None:
-    """Remove the sockets and notes of a tree that is gone."""
+    """Remove the sockets, notes and scratch folders of a tree that is gone."""
     for stale in run_dir.iterdir():
-        stale.unlink(missing_ok=True)
+        if stale.is_dir() and not stale.is_symlink():
+            shutil.rmtree(stale)
+        else:
+            stale.unlink(missing_ok=True)

@@ -45,6 +45,8 @@ class NodeSection(Section, frozen=True, kw_only=True):
     starts: Annotated[int, Meta(ge=0, le=1000)] = 0
     # Gateways on the Kafka port (SO_REUSEPORT above one).
     gateways: Annotated[int, Meta(ge=1, le=64)] = 1
+    # Processes forked ahead for the next actor that has to start, about 6 MB each; -1 is one in a cluster, none alone.
+    spares: Annotated[int, Meta(ge=-1, le=64)] = -1
 
 
 class ListenersSection(Section, frozen=True, kw_only=True):
@@ -196,6 +198,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.storage.flush != "ack":
             defaults.setdefault("logeion.flush", self.storage.flush)
         return defaults
+
+    def spares(self) -> int:
+        """How many processes wait for the next actor."""
+        return self.node.spares if self.node.spares >= 0 else int(bool(self.cluster.voters))
 
     def voters(self) -> dict[int, tuple[str, int]]:
         """The metadata quorum: node id to host and cluster port; none for a node that is alone."""

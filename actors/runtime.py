@@ -176,9 +176,18 @@ class ActorBase(Actor):
         self._watch = ThespianWatch([self._wake])
         self._loop = asyncio.new_event_loop()
         restore_fault_signals()
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        # The kernel may hand a signal to the other thread, or just before this one falls asleep; only the byte in the
+        # pipe makes sure that the handler runs now.
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, lambda *_: self._on_sigterm())
+        self._become()
+        threading.Thread(target=self._run, name="loop", daemon=True).start()
+
+    def _become(self) -> None:
+        """Be the actor that the spec names, for all who look or are dialled."""
         own_logging(Config.decode(self._spec.config).log, self._spec.actor)
         setproctitle(self._spec.title)
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
         introduce(
             Hello(
                 actor=self._spec.actor,
@@ -191,13 +200,11 @@ class ActorBase(Actor):
                 epoch=self._spec.epoch,
             )
         )
-        # The kernel may hand a signal to the other thread, or just before this one falls asleep; only the byte in the
-        # pipe makes sure that the handler runs now.
-        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, lambda *_: self._loop.call_soon_threadsafe(self._stop))
-        threading.Thread(target=self._run, name="loop", daemon=True).start()
 
     # Main thread
+
+    def _on_sigterm(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop)
 
     def receiveMessage(self, message: Any, sender: ActorAddress) -> ThespianWatch:
         """Thespian's own messages. Always returns the watch: one handler without it, and no signal is noticed."""

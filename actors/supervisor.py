@@ -33,8 +33,10 @@ from .messages import (
 )
 from .restarts import Policy, Restarts
 from .runtime import EXIT_CONFIG, EXIT_CRASH, FAILURE, ActorBase, ActorSpec
+from .spare import KIND as SPARE
+from .spare import Spare
 from .supervising import NodeEnd
-from .thespian_traps import newest_child, own_logging, restore_fault_signals
+from .thespian_traps import inherited, newest_child, own_logging, restore_fault_signals
 from .thespian_types import Actor
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -47,9 +49,13 @@ COUNTED_MAX = 10_000
 # When to try again what Node did not take.
 FLUSH_S = 0.02
 # The order of stopping, and how long each step may take before SIGKILL.
-STOP_ORDER = (("gateway",), ("coordinator", "replica", "partition"), ("node",), ("controller",))
+STOP_ORDER = (("gateway",), ("coordinator", "replica", "partition", SPARE), ("node",), ("controller",))
 STOP_STEP_S = 3.0
 TEMPORARY = ("partition", "replica", "coordinator")
+# A spare is forked only this long after the last start: those that clients wait for have the processors to themselves.
+SPARE_AFTER_S = 0.3
+# What an empty pipe takes at once, whoever reads: the Supervisor never waits.
+ORDER_MAX = 32_768
 
 
 class Child:
@@ -61,10 +67,27 @@ class Child:
     process: Any
     address: Any
 
-    def __init__(self, actor: str, kind: str, incarnation: int, process: Any, address: ActorAddress) -> None:
+    def __init__(
+        self, actor: str, kind: str, incarnation: int, process: Any, address: ActorAddress, orders: int = -1
+    ) -> None:
         self.actor, self.kind, self.incarnation = actor, kind, incarnation
         self.process, self.address = process, address
         self.pid: int = process.pid
+        # The pipe by which a spare is told what it becomes.
+        self.orders = orders
+
+    def become(self, spec: ActorSpec) -> Child | None:
+        """This spare as the actor that it is told to be; None if it has ended, or the pipe might not take it all."""
+        order = spec.encode()
+        if not self.process.is_alive() or self.orders < 0 or len(order) > ORDER_MAX:
+            return None
+        orders, self.orders = self.orders, -1
+        try:
+            with open(orders, "wb") as pipe:
+                pipe.write(order)
+        except OSError:
+            return None
+        return Child(spec.actor, spec.kind, spec.incarnation, self.process, self.address)
 
     def signal(self, number: int) -> None:
         """Never to another process: until ``is_alive`` has reaped ours, its number is not used again."""
@@ -90,6 +113,8 @@ class Supervisor(Actor):
         self._restarts: dict[str, int] = {}
         self._incarnation = time.time_ns()
         self._due: dict[str, float] = {}
+        self._spares_wanted = config.spares()
+        self._spares_due: float | None = None
         self._stopping = -1
         self._stop_deadline = 0.0
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -133,10 +158,12 @@ class Supervisor(Actor):
                 self._flushing = False
                 self._node_end.flush()
                 self._start_due()
+                self._fork_spares()
                 self._hurry()
             elif isinstance(message, str) and message == "start":
                 for actor in self._fixed:
                     self._start_fixed(actor)
+                self._want_spares()
                 self.send(sender, os.getpid())
             if self._node_end.unsent and not self._flushing:
                 self._flushing = True
@@ -170,6 +197,53 @@ class Supervisor(Actor):
         self._children[spec.actor] = child
         return child
 
+    def _want_spares(self) -> None:
+        """Fork what is missing once nothing else has been started for a while."""
+        if self._spares_wanted:
+            pending = self._spares_due is not None
+            self._spares_due = time.monotonic() + SPARE_AFTER_S
+            if not pending:
+                self.wakeupAfter(timedelta(seconds=SPARE_AFTER_S))
+
+    def _fork_spares(self) -> None:
+        if self._spares_due is None or self._stopping >= 0:
+            return
+        missing = self._spares_due - time.monotonic()
+        if missing > 0:
+            self.wakeupAfter(timedelta(seconds=missing))
+            return
+        self._spares_due = None
+        while len(self._spares()) < self._spares_wanted:
+            self._incarnation += 1
+            actor = f"{SPARE}/{self._spec.node}.{self._incarnation}"
+            spec = msgspec.structs.replace(self._spec, actor=actor, kind=SPARE, incarnation=self._incarnation)
+            reading, orders = os.pipe2(os.O_CLOEXEC)
+            try:
+                with inherited(reading):
+                    address = self.createActor(
+                        Spare, targetActorRequirements={"spec": spec.encode(), "orders": reading}
+                    )
+            except OSError as error:
+                log.warning("cannot fork a spare error=%s", error)
+                os.close(orders)
+                return
+            finally:
+                os.close(reading)
+            self._children[actor] = Child(actor, SPARE, spec.incarnation, newest_child(self), address, orders)
+
+    def _spares(self) -> list[Child]:
+        return [child for child in self._children.values() if child.kind == SPARE]
+
+    def _from_spare(self, spec: ActorSpec) -> Child | None:
+        """A spare that becomes this actor; one that is dead is reaped like any."""
+        for spare in self._spares():
+            child = spare.become(spec)
+            if child is not None:
+                del self._children[spare.actor]
+                self._children[spec.actor] = child
+                return child
+        return None
+
     def _hear(self, message: Message) -> None:
         match message:
             case StartActor():
@@ -197,12 +271,14 @@ class Supervisor(Actor):
                 self._node_end.tell(self._listed())
             return
         try:
-            child = self._create(msgspec.structs.replace(spec, incarnation=message.incarnation))
+            spec = msgspec.structs.replace(spec, incarnation=message.incarnation)
+            child = self._from_spare(spec) or self._create(spec)
         except OSError as error:
             # No process or no memory left on this host: the others live on, and Node backs off.
             log.error("cannot start actor=%s error=%s", message.actor, error)
             self._node_end.tell(ActorExited(actor=message.actor, incarnation=message.incarnation))
             return
+        self._want_spares()
         self._node_end.tell(
             ActorStarted(
                 actor=child.actor,
@@ -226,6 +302,7 @@ class Supervisor(Actor):
                     restarts=self._restarts.get(c.actor, 0),
                 )
                 for c in self._children.values()
+                if c.kind != SPARE
             ],
         )
 
@@ -240,6 +317,13 @@ class Supervisor(Actor):
 
     def _exited(self, child: Child) -> None:
         del self._children[child.actor]
+        if child.kind == SPARE:
+            if child.orders >= 0:
+                os.close(child.orders)
+            if self._stopping < 0:
+                log.warning("spare process ended pid=%d status=%s", child.pid, child.process.exitcode)
+                self._want_spares()
+            return
         # The most recent ends last in the dictionary, so that the first is the one to forget.
         restarts = self._restarts[child.actor] = self._restarts.pop(child.actor, 0) + 1
         if len(self._restarts) > COUNTED_MAX:

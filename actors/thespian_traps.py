@@ -15,6 +15,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 # Read by thespian when it is first imported. A message to a stuck peer must neither live long nor stop all others.
@@ -219,6 +220,16 @@ _original_start_logger = multiproc.startupASLogger
 def keep_open(descriptor: int) -> None:
     """Let all processes of the tree inherit this descriptor, and no other."""
     _kept.add(descriptor)
+
+
+@contextlib.contextmanager
+def inherited(descriptor: int) -> Iterator[None]:
+    """Let those that are forked meanwhile inherit this descriptor too."""
+    _kept.add(descriptor)
+    try:
+        yield
+    finally:
+        _kept.discard(descriptor)
 
 
 def forget_system(system: Any) -> None:

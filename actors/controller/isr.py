@@ -60,5 +60,6 @@ def _check(image: MetadataImage, request: AlterPartition, state: PartitionChange
         # A leader that shuts down leads on until there is somebody to hand over to: this proposal may bring one.
         if node != state.leader and not image.eligible(node):
             raise IneligibleReplicaError(f"{where}: node {node} is fenced or shutting down")
-        if epoch not in (-1, image.brokers[node].broker_epoch):
+        registered = image.brokers.get(node)
+        if registered is None or epoch not in (-1, registered.broker_epoch):
             raise IneligibleReplicaError(f"{where}: node {node} has registered anew since it fetched in {epoch}")

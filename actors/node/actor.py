@@ -203,7 +203,10 @@ class NodeShell(Shell):
         for node in sorted(inside.keys() - self._inside.keys()):
             log.info("node %d is let in", node)
         for node in sorted(self._inside.keys() - inside.keys()):
-            if image.brokers[node].broker_epoch == self._inside[node]:
+            broker = image.brokers.get(node)
+            if broker is None:
+                log.warning("node %d is unregistered", node)
+            elif broker.broker_epoch == self._inside[node]:
                 log.warning("node %d is fenced", node)
         self._inside = inside
 

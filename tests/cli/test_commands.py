@@ -118,6 +118,11 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(bootstrap: str) -> None:
     assert (done.stdout, done.stderr) == ("x" * 10 + "0\n", "")
 
 
+def hears_ctrl_c() -> None:
+    """As from a terminal: a suite that a shell runs in the background is started with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_a_follower_with_130_and_no_traceback(bootstrap: str) -> None:
     logeion(bootstrap, "topic", "create", "followed", "-p", "1")
     logeion(bootstrap, "produce", "followed", given="first\n")
@@ -125,6 +130,7 @@ def test_ctrl_c_ends_a_follower_with_130_and_no_traceback(bootstrap: str) -> Non
         [sys.executable, "-m", "logeion", "consume", "followed", "--follow", "--from", "start", "-b", bootstrap],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=hears_ctrl_c,
     )
     assert follower.stdout is not None and follower.stderr is not None
     assert follower.stdout.readline() == b"first\n"
@@ -146,6 +152,7 @@ def test_ctrl_c_in_the_demo_leaves_nothing_behind(tmp_path: Path) -> None:
         [sys.executable, "-m", "logeion", "demo"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=hears_ctrl_c,
         env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     assert demo.stdout is not None and demo.stderr is not None

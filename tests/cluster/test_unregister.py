@@ -31,9 +31,11 @@ def test_a_node_is_forgotten_for_as_long_as_it_does_not_run(tmp_path: Path) -> N
         cluster.wait_healthy()
         assert logeion(cluster, "cluster", "unregister", "9").returncode == 1
 
-        # It runs: it registers again.
+        # It runs: it registers again, and no process minds.
+        before = cluster.actors("node")
         assert logeion(cluster, "cluster", "unregister", "3").returncode == 0
         until(lambda: healthy_nodes(cluster) == [1, 2, 3], 20, "three nodes again")
+        assert cluster.actors("node") == before
 
         cluster.kill_node(3)
         until(lambda: logeion(cluster, "cluster", "health").returncode == UNHEALTHY, 20, "unhealthy")
