@@ -6,7 +6,7 @@ decides by. Pure: no I/O, no clock, no randomness.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import msgspec
@@ -264,6 +264,17 @@ class MetadataImage:
         image.version = self.version
         image.apply_all(records)
         return image
+
+    def goes_back(self, applied: int, next_offset: int, records: Sequence[MetadataRecord]) -> bool:
+        """Whether this snapshot is older than this image, which is all up to ``applied``, or is of another cluster.
+
+        Whoever took it would take what it lacks for deleted.
+        """
+        if next_offset < applied:
+            return True
+        first = records[0] if records else None
+        same = isinstance(first, ClusterCreated) and first.cluster_id == self.cluster_id
+        return bool(self.cluster_id) and not same
 
     def eligible(self, node: int) -> bool:
         """Whether this node may lead and be in an ISR: registered, not fenced, not shutting down."""

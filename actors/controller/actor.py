@@ -46,7 +46,7 @@ _TOLD: tuple[type[Message], ...] = get_args(Told)
 _QUESTIONS: tuple[type[Message], ...] = (*machine.REQUESTS, ChangeVoters, DescribeQuorum)
 
 FULL_AGAIN_S = 1.0
-# How long a question may be with the leader, and how long a subscriber waits until we know what it has heard.
+# How long a question may be with the leader, and after how long it is said that a subscriber waits for us to know more.
 RELAYED_S, BEHIND_S = 10.0, 10.0
 # A cluster that starts as a whole: its nodes come one after the other.
 STARTING_S = 5.0
@@ -366,7 +366,7 @@ class ControllerShell(Shell):
                 refusal = f"node {self.spec.node} has no vote itself"
                 lane.reply(request, Refused(code=NotControllerError.code, reason=refusal))
             elif not self.subscribers.subscribe(lane, request, message.from_offset):
-                self.loop.call_later(BEHIND_S, self.subscribers.insist, lane)
+                self.loop.call_later(BEHIND_S, self.subscribers.explain, lane)
         elif isinstance(message, _QUESTIONS):
             self._ticket += 1
             self._tickets[self._ticket] = (lane, request)

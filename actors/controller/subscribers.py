@@ -24,8 +24,9 @@ SUBSCRIBERS_MAX = 1_000
 class Subscribers:
     """``image`` gives the records that all that is committed adds up to, ``applied`` the offset to which it does.
 
-    ``complete`` tells whether that is surely all there is: after a start, what a subscriber has heard already may be
-    known here only a moment later.
+    Nobody is ever sent back. After a start a controller may know less than its subscribers have heard, and as long as
+    no leader can be reached it learns no more: an image of that would look as if all that came later had been deleted.
+    ``complete`` tells whether what is known is surely all there is.
     """
 
     def __init__(
@@ -97,21 +98,40 @@ class Subscribers:
     def subscribe(self, lane: Lane, request: int, from_offset: int) -> bool:
         """Answer with everything from ``from_offset`` on, or a snapshot if that reaches too far back; then follow.
 
-        False if that has to wait until we know as much; ``insist`` ends the wait.
+        False if that has to wait until we know as much, for as long as the subscriber likes to.
         """
         if len(self._lanes) + len(self._early) >= SUBSCRIBERS_MAX:
             lane.close(f"{SUBSCRIBERS_MAX} actors follow the metadata log already")
             return True
-        if self._applied() < self._end or (from_offset > self._end and not self._complete()):
+        if self._applied() < self._end or from_offset > self._end:
             self._early[lane] = (request, from_offset)
             return False
         self._answer(lane, request, from_offset)
         return True
 
-    def insist(self, lane: Lane) -> None:
-        """It has waited long enough: it has followed another log than this one, and gets the snapshot."""
-        if lane in self._early and self._applied() >= self._end:
-            self._answer(lane, *self._early.pop(lane))
+    def explain(self, lane: Lane) -> None:
+        """It has waited for long: say why."""
+        early = self._early.get(lane)
+        if early is None:
+            return
+        _, offset = early
+        who = lane.peer.actor if lane.peer is not None else "a subscriber"
+        if self._complete():
+            log.error(
+                "%s follows a metadata log up to offset %d, the committed one ends at %d: it has followed another one, "
+                "or this one was lost in part. It is told nothing, so that it removes nothing: restart its node",
+                who,
+                offset,
+                self._end,
+            )
+        else:
+            log.warning(
+                "%s has heard of the metadata log up to offset %d, it is known here up to %d only: "
+                "it waits until a leader of the quorum can be reached",
+                who,
+                offset,
+                self._end,
+            )
 
     def _answer_early(self) -> None:
         for lane, (request, from_offset) in list(self._early.items()):

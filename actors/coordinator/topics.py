@@ -81,6 +81,9 @@ class Topics:
             self._apply(lane, message)
 
     def _apply(self, lane: Lane, message: Committed) -> None:
+        if message.snapshot and self.image.goes_back(self._applied, message.next_offset, message.records):
+            lane.close(f"a snapshot of the metadata up to {message.next_offset}, but {self._applied} is applied")
+            return
         if message.snapshot:
             self.image = self.image.restored(message.records)
         elif message.offset > self._applied:

@@ -98,6 +98,9 @@ class Following:
         if message.offset > gateway.applied and not message.snapshot:
             lane.close(f"metadata from {message.offset} on, but only {gateway.applied} is applied")
             return
+        if message.snapshot and gateway.image.goes_back(gateway.applied, message.next_offset, message.records):
+            lane.close(f"a snapshot of the metadata up to {message.next_offset}, but {gateway.applied} is applied")
+            return
         gateway.quorum_leader = message.leader
         gateway.apply(message.offset, message.next_offset, message.records, message.snapshot)
         for key in [key for key in self._running if key not in self._lanes]:

@@ -252,9 +252,12 @@ class Gateway:
         self.changed()
 
     def apply(self, offset: int, next_offset: int, records: list[MetadataRecord], snapshot: bool) -> None:
-        """Committed metadata; what is already applied is skipped, a snapshot replaces everything."""
+        """Committed metadata; what is already applied is skipped, a snapshot replaces everything that is older."""
         if snapshot:
-            self.image = MetadataImage(self.config.topic_defaults())
+            if self.image.goes_back(self.applied, next_offset, records):
+                raise ValueError(f"a snapshot of the metadata up to {next_offset}, but {self.applied} is applied")
+            # Its versions go on from here: what was encoded before must not look as if it were still right.
+            self.image = self.image.restored(())
         elif offset > self.applied:
             raise ValueError(f"metadata from offset {offset} on, but only {self.applied} is applied")
         else:

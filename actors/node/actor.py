@@ -127,6 +127,7 @@ class NodeShell(Shell):
             spec.run_dir,
             step=self._step,
             applied=lambda: self.machine.applied,
+            goes_back=self.machine.goes_back,
             registration=self._registration,
         )
         self.tell_supervisor(m.ListActors())

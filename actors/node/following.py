@@ -29,7 +29,8 @@ NOT_CONTROLLER, STALE_BROKER_EPOCH = 41, 77
 
 
 class Following:
-    """Keeps that lane up. ``applied`` says from where on to follow, ``registration`` who is registered as what."""
+    """Keeps that lane up. ``applied`` says from where on to follow, ``registration`` who is registered as what,
+    ``goes_back`` what is not to be taken."""
 
     def __init__(
         self,
@@ -38,12 +39,14 @@ class Following:
         *,
         step: Callable[[AnyEvent], None],
         applied: Callable[[], int],
+        goes_back: Callable[[m.Committed], bool],
         registration: Callable[[], m.RegisterNode],
     ) -> None:
         self._loop = loop
         self._path = socket_path(run_dir, "controller")
         self._step = step
         self._applied = applied
+        self._goes_back = goes_back
         self._registration = registration
         self._lane: Lane | None = None
         self._relays = 0
@@ -78,12 +81,20 @@ class Following:
 
     def _on_subscribed(self, reply: m.AnyMessage | LaneError) -> None:
         if isinstance(reply, m.Committed):
-            self._step(reply)
+            self._heard(reply)
         elif self._lane is not None:
             self._lane.close(f"cannot follow the metadata log: {reply}")
 
     def _on_message(self, lane: Lane, request: int, message: m.AnyMessage, frame: Frame) -> None:
         if isinstance(message, m.Committed):
+            self._heard(message)
+
+    def _heard(self, message: m.Committed) -> None:
+        if self._goes_back(message):
+            log.error("a snapshot of the metadata log up to %d goes back, and is not taken", message.next_offset)
+            if self._lane is not None:
+                self._lane.close("it would lead back in the metadata log")
+        else:
             self._step(message)
 
     def _on_closed(self, lane: Lane, reason: str) -> None:

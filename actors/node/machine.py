@@ -284,9 +284,15 @@ class NodeMachine:
 
     # The metadata log
 
+    def goes_back(self, event: m.Committed) -> bool:
+        """Whether this is a snapshot that must not be taken: what it lacks would be removed from this host."""
+        return event.snapshot and self.image.goes_back(self.applied, event.next_offset, event.records)
+
     def _follow(self, event: m.Committed, now: float) -> None:
         touched: dict[Key, None] = {}
         self.quorum_leader = event.leader
+        if self.goes_back(event):
+            return
         if event.snapshot:
             touched = self._restore(event)
         else:

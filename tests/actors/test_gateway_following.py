@@ -16,6 +16,7 @@ from logeion.actors.gateway.following import Following
 from logeion.actors.gateway.state import Gateway
 from logeion.actors.lanes import Lane, LaneListener, introduce, socket_path
 from logeion.actors.messages import (
+    Committed,
     GroupsListed,
     Hello,
     IndexRunning,
@@ -159,6 +160,36 @@ def test_a_group_index_that_comes_and_goes_at_once_is_waited_for_again(tmp_path:
         groups.node_said(IndexStopped(topic_id=INTERNAL, partition=0, incarnation=5))
         with pytest.raises(CoordinatorLoadInProgressError):
             await asked
+        gateway.close()
+
+    asyncio.run(run())
+
+
+def test_a_snapshot_that_leads_back_is_not_taken_and_its_lane_ends(tmp_path: Path) -> None:
+    """A controller that has just started may know less of the metadata log than we have heard."""
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        gateway = Gateway(node=1, config=Config(), data_dir=tmp_path, loop=loop)
+        gateway.apply(0, len(RECORDS), RECORDS, False)
+        following = Following(gateway, tmp_path)
+        over: list[str] = []
+
+        def on_lane(lane: Lane) -> None:
+            lane.on_message = lambda lane, request, message, frame: lane.reply(
+                request, Committed(offset=0, next_offset=1, records=[], snapshot=True)
+            )
+            lane.on_closed = lambda lane, reason: over.append(reason)
+
+        introduce(Hello(actor="controller/1", kind="controller", node=1, pid=os.getpid()))
+        controller = LaneListener(loop, socket_path(tmp_path, "controller"), on_lane)
+        following.start()
+        async with asyncio.timeout(5):
+            while not over:
+                await asyncio.sleep(0.005)
+        assert gateway.applied == len(RECORDS) and gateway.image.topic_by_id(ORDERS) is not None
+        following.close()
+        controller.close()
         gateway.close()
 
     asyncio.run(run())

@@ -169,3 +169,12 @@ def test_what_is_wrong_with_partitions_is_found() -> None:
     assert numbers(image.under_min_isr()) == [3]
     assert image.min_isr("a") == 1 and not image.unclean_election("a")
     assert image.topic_config("a", "retention.ms") == "604800000"
+
+
+def test_a_snapshot_leads_back_if_it_is_older_or_of_another_cluster() -> None:
+    image = MetadataImage()
+    assert not image.goes_back(0, 0, [])
+    image.apply_all(first := [ClusterCreated(cluster_id="ours"), ProducerIdsReserved(next_id=3)])
+    assert not image.goes_back(2, 2, first) and not image.goes_back(2, 9, first)
+    assert image.goes_back(2, 1, first) and image.goes_back(2, 0, [])
+    assert image.goes_back(2, 9, [ClusterCreated(cluster_id="theirs")]) and image.goes_back(2, 9, [])

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from logeion.actors import messages as m
+from logeion.actors.metadata import ClusterCreated
 from logeion.actors.node.events import Greeted, Parted, Reported, Start, Stop, Tell
 from logeion.actors.node.local import BACKOFF_MAX_S, FAILED_STARTS_MAX, OFFLINE_RETRY_S
 
@@ -61,6 +62,25 @@ def test_after_a_full_restart_all_partitions_are_granted_in_one_request() -> Non
     host.settle()
     assert {start.epoch for start in host.processes.values()} == {1}
     assert host.node.ready
+
+
+@pytest.mark.parametrize("lost", ["all", "the topic", "the cluster"])
+def test_a_snapshot_of_former_times_or_of_another_cluster_removes_nothing(host: Host, lost: str) -> None:
+    """A controller that has just started, and reaches nobody of the quorum, may know nothing at all."""
+    records = [] if lost == "all" else host.controller.image.records()
+    offset = 0 if lost == "all" else len(host.log)
+    if lost == "the cluster":
+        records, offset = [ClusterCreated(cluster_id="another")], len(host.log) + 100
+    topic_id = host.create("orders")
+    host.settle()
+    before, image = host.node.applied, host.node.image
+    host.step(m.Committed(offset=0, next_offset=offset, records=records, snapshot=True, leader=-1))
+    host.settle()
+    assert (host.node.applied, host.node.image) == (before, image)
+    assert host.removed == [] and host.node.serving_epoch((topic_id, 0)) == 0
+    host.delete("orders")
+    host.settle()
+    assert [one.topic_id for one in host.removed] == [topic_id]
 
 
 def test_a_snapshot_tells_what_to_start_but_none_of_its_epochs_may_be_used(host: Host) -> None:

@@ -23,6 +23,7 @@ class Follower:
         self.snapshots = 0
         self.congested = False
         self.closed = ""
+        self.peer = None
         self.leader = -1
 
     def tell(self, message: m.Committed) -> None:
@@ -89,11 +90,17 @@ def test_whoever_is_too_far_behind_gets_a_snapshot_and_goes_on(monkeypatch: pyte
     assert (follower.applied, follower.image.next_producer_id) == (11, 11)
 
 
-def test_whoever_claims_more_than_there_is_gets_a_snapshot() -> None:
+@pytest.mark.parametrize("complete", [True, False])
+def test_whoever_has_heard_of_more_than_there_is_is_sent_nothing_that_leads_back(
+    caplog: pytest.LogCaptureFixture, complete: bool
+) -> None:
     log, follower = Log(), Follower(applied=50)
+    log.complete = complete
     log.commit()
-    log.follow(follower)
-    assert (follower.snapshots, follower.applied) == (1, 1)
+    assert not log.follow(follower)
+    log.subscribers.explain(cast(Lane, follower))
+    assert (follower.snapshots, follower.applied) == (0, 50)
+    assert "up to offset 50" in caplog.text
 
 
 def test_after_a_start_from_a_snapshot_older_offsets_are_not_pretended_to_be_there() -> None:
@@ -141,13 +148,17 @@ def test_whoever_has_heard_more_than_we_know_yet_waits_for_it() -> None:
     assert (follower.applied, follower.snapshots, follower.image.next_producer_id) == (4, 0, 4)
 
 
-def test_the_wait_for_what_was_heard_elsewhere_ends() -> None:
+def test_a_controller_that_knows_nothing_yet_answers_nobody_who_knows_something() -> None:
     log, follower = Log(), Follower(applied=30)
     log.complete = False
-    log.commit(2)
     assert not log.follow(follower)
-    log.subscribers.insist(cast(Lane, follower))
-    assert (follower.applied, follower.snapshots) == (2, 1)
+    log.subscribers.leads(-1)
+    log.subscribers.explain(cast(Lane, follower))
+    assert (follower.applied, follower.snapshots) == (30, 0)
+    log.commit(30)
+    assert (follower.applied, follower.snapshots) == (30, 0)
+    log.commit()
+    assert (follower.applied, follower.image.next_producer_id) == (31, 31)
 
 
 def test_who_leads_is_told_with_everything_and_by_itself() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from logeion.actors import messages as m
 from logeion.actors.controller import machine as decisions
@@ -26,7 +26,9 @@ from logeion.actors.controller.member import (
 from logeion.actors.controller.raft.messages import Elapsed, LeaderGone, Told
 from logeion.actors.controller.raft.state import Settings
 from logeion.actors.controller.storage import VoterStorage, is_full
+from logeion.actors.controller.subscribers import Subscribers
 from logeion.actors.controller.topics import Defaults
+from logeion.actors.lanes import Lane
 from logeion.actors.metadata import MetadataImage
 from logeion.wire.errors import NotControllerError, StorageError
 from tests.sim.engine import Violated
@@ -59,6 +61,21 @@ class JudgedMachine(ControllerMachine):
         return decision
 
 
+class Seat:
+    """A subscriber's lane, as ``Subscribers`` sees it."""
+
+    congested = False
+
+    def __init__(self, port: Port) -> None:
+        self.peer = port.other.hello
+        self.tell = port.tell
+        self.reply = port.reply
+        self._port = port
+
+    def close(self, reason: str) -> None:
+        self._port.close()
+
+
 class ControllerProcess(Process):
     """The shell of ``Member``."""
 
@@ -71,15 +88,15 @@ class ControllerProcess(Process):
         self._asking = False
         self._tickets: dict[int, tuple[Port, int]] = {}
         self._ticket = 0
-        self._subscribers: dict[Port, int] = {}
-        # Who asked for more than there is yet: (lane, request, offset).
-        self._early: list[tuple[Port, int, int]] = []
-        self._kept: list[Commit] = []
+        self._seats: dict[Port, Seat] = {}
         self._lanes: dict[int, Port] = {}
         self._told_leader = -1
         self._upstream: Port | None = None
         self.storage = self._new_storage()
         self.member = self._new_member()
+        self.subscribers = Subscribers(
+            lambda: self.member.image.records(), lambda: self.member.applied, lambda: self.member.decides
+        )
         self.soon(self._open)
 
     def _new_storage(self) -> VoterStorage:
@@ -184,7 +201,6 @@ class ControllerProcess(Process):
         self.member = self._new_member(refusal)
         # Who wants to follow is no business of the member's.
         self._events = deque(event for event in self._events if isinstance(event, tuple))
-        self._kept.clear()
         for ticket in list(self._tickets):
             self._answer(ticket, refusal)
         self.later(FULL_AGAIN_S, self._open)
@@ -192,6 +208,7 @@ class ControllerProcess(Process):
     def _finish(self, acts: Acts) -> None:
         for send in acts.raft.after:
             self._send(send.to, send.message)
+        self.subscribers.leads(self.member.leader)
         for commit in acts.publish:
             self._publish(commit)
         for answer in acts.answers:
@@ -232,63 +249,20 @@ class ControllerProcess(Process):
         judge, on = self.world.judge, self.on
         assert on is not None
         if commit.snapshot:
-            self._kept.clear()
             judge.restored(on.number, self.member.image, commit.next_offset)
         else:
             judge.published(on.number, commit.offset, commit.records, commit.next_offset)
-            self._kept.append(commit)
-        message = m.Committed(
-            offset=commit.offset,
-            next_offset=commit.next_offset,
-            records=commit.records,
-            snapshot=commit.snapshot,
-            leader=self.member.leader,
-        )
-        for lane in list(self._subscribers):
-            lane.tell(message)
-        early, self._early = self._early, []
-        for lane, request, offset in early:
-            self._subscribe(lane, request, offset)
+        self.subscribers.committed(commit)
 
     def _subscribe(self, lane: Port, request: int, offset: int) -> None:
-        applied = self.member.applied
-        if offset > applied:
-            self._early.append((lane, request, offset))
-            return
-        self._subscribers[lane] = 0
-        leader = self.member.leader
-        if self._kept and self._kept[0].offset <= offset <= self._kept[-1].next_offset:
-            records: list[Any] = []
-            # In the middle of a step the image is ahead of what was handed out.
-            applied = self._kept[-1].next_offset
-            first = next((one.offset for one in self._kept if one.next_offset > offset), applied)
-            for commit in self._kept:
-                if commit.next_offset > offset:
-                    records += commit.records
-            contiguous = first + len(records) == applied
-            if contiguous:
-                lane.reply(request, m.Committed(offset=first, next_offset=applied, records=records, leader=leader))
-                return
-            # An entry without records lies between: one message each.
-            tail = [one for one in self._kept if one.next_offset > offset]
-            head = tail[0]
-            lane.reply(
-                request,
-                m.Committed(offset=head.offset, next_offset=head.next_offset, records=head.records, leader=leader),
-            )
-            for commit in tail[1:]:
-                lane.tell(
-                    m.Committed(
-                        offset=commit.offset, next_offset=commit.next_offset, records=commit.records, leader=leader
-                    )
-                )
-            return
-        records = self.member.image.records()
-        lane.reply(request, m.Committed(offset=0, next_offset=applied, records=records, snapshot=True, leader=leader))
+        if lane.open:
+            seat = self._seats[lane] = Seat(lane)
+            self.subscribers.subscribe(cast(Lane, seat), request, offset)
 
     def on_closed(self, port: Port) -> None:
-        self._subscribers.pop(port, None)
-        self._early = [one for one in self._early if one[0] is not port]
+        seat = self._seats.pop(port, None)
+        if seat is not None:
+            self.subscribers.gone(cast(Lane, seat))
 
     # An observer
 
