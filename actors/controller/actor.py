@@ -128,6 +128,7 @@ class ControllerShell(Shell):
             partitions=config.topics.partitions,
             replication_factor=config.topics.replication_factor,
             partitions_max=config.limits.partitions,
+            voters=len(self.voters),
         )
         settings = machine.Settings(
             session_s=config.controller.session_ms / 1000, rebalance_s=config.controller.rebalance_ms / 1000

@@ -14,6 +14,7 @@ from typing import NamedTuple, assert_never, get_args
 import msgspec
 
 from logeion.wire.errors import (
+    CoordinatorNotAvailableError,
     DuplicateBrokerRegistrationError,
     InvalidRequestError,
     KafkaError,
@@ -86,6 +87,8 @@ REQUESTS: tuple[type[Message], ...] = get_args(Request)
 PRODUCER_IDS = 1_000
 # Leaders that are moved back at a time: each move interrupts its partition for some milliseconds.
 REBALANCED_AT_ONCE, REBALANCE_AGAIN_S = 20, 1.0
+# How long a cluster's first group waits for nodes that have never been there.
+NODES_AWAITED_S = 5.0
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +124,8 @@ class ControllerMachine:
         self.next_offset: int = 0
         self._sessions = Sessions(settings.session_s)
         self._rebalance_at: float | None = None
+        # Until when internal topics wait for nodes that have never registered.
+        self._early_until: float | None = None
 
     def replay(self, offset: int, record: MetadataRecord) -> None:
         """A committed record, in order."""
@@ -184,7 +189,7 @@ class ControllerMachine:
                     self._check_epoch(request.node, request.broker_epoch)
                     return self._recorded(brokers.down(self.image, request))
                 case CreateTopics():
-                    return self._create(request)
+                    return self._create(request, now)
                 case DeleteTopics():
                     return self._delete(request)
                 case CreatePartitions():
@@ -357,10 +362,21 @@ class ControllerMachine:
 
     # Topics
 
-    def _create(self, request: CreateTopics) -> Decision:
-        """Each topic by itself: one that is refused does not keep the others from being created."""
+    def _create(self, request: CreateTopics, now: float) -> Decision:
+        """Each topic by itself: one that is refused does not keep the others from being created.
+
+        While a cluster starts, the group that comes first is asked to come again, until its topic can have all its
+        replicas; but not for ever.
+        """
 
         def create(at: int) -> list[MetadataRecord]:
+            if request.internal and topics.too_early(self.image, self.defaults, request.topics[at]):
+                if self._early_until is None:
+                    self._early_until = now + NODES_AWAITED_S
+                if now < self._early_until:
+                    raise CoordinatorNotAvailableError(
+                        f"{len(self.image.brokers)} of {self.defaults.voters} voters have registered yet"
+                    )
             return topics.create(self.image, self.defaults, request.topics[at], request.internal, self.new_id)
 
         names = [topic.name for topic in request.topics]

@@ -43,6 +43,8 @@ INTERNAL_TOPICS = frozenset(("__consumer_offsets", "__transaction_state", "__sha
 
 # What may be set on internal topics, too: how fast a reassignment copies them.
 THROTTLED = frozenset(("leader.replication.throttled.replicas", "follower.replication.throttled.replicas"))
+# The replication factor where nobody says another one and there are as many nodes.
+REPLICAS = 3
 UNCLEAN = "unclean.leader.election.enable"
 
 NAME_MAX = 249
@@ -50,11 +52,13 @@ _NAME = re.compile(r"[a-zA-Z0-9._-]+", re.ASCII)
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True):
-    """What a creation gets that does not say, and how many partitions the cluster may have."""
+    """What a creation gets that does not say, and how many partitions the cluster may have. ``voters`` nodes are known
+    from the start, whether or not they have registered yet."""
 
     partitions: int = 1
     replication_factor: int = 1
     partitions_max: int = 2_000
+    voters: int = 1
 
 
 def check_name(name: str) -> None:
@@ -86,7 +90,8 @@ def create(
 ) -> list[MetadataRecord]:
     """The records of a new topic: itself, its configuration, its partitions (all in leader epoch 0).
 
-    A replication factor of 0, which only we ourselves may ask for, is three, or as many as there are nodes.
+    A replication factor of 0, which only we ourselves may ask for, is three, or as many as there are nodes: those too
+    that are away now, or it would be that small for ever.
     """
     check_name(wanted.name)
     _check_free(image, wanted.name, internal)
@@ -101,7 +106,7 @@ def create(
         _check_room(image, defaults, partitions)
         factor = defaults.replication_factor if wanted.replication_factor == -1 else wanted.replication_factor
         if factor == 0 and (internal or wanted.replication_factor == -1):
-            factor = min(3, sum(map(image.eligible, image.brokers)))
+            factor = min(REPLICAS, len(image.brokers))
         replicas = _place(image, partitions, factor)
     topic_id = new_id()
     records: list[MetadataRecord] = [TopicCreated(topic_id=topic_id, name=wanted.name, internal=internal)]
@@ -109,6 +114,12 @@ def create(
         ConfigChanged(resource="topic", name=wanted.name, key=key, value=value) for key, value in configs.items()
     )
     return records + _new_partitions(image, topic_id, 0, replicas)
+
+
+def too_early(image: MetadataImage, defaults: Defaults, wanted: TopicToCreate) -> bool:
+    """Whether this internal topic would have fewer replicas than once all voters have registered."""
+    few = len(image.brokers) < min(REPLICAS, defaults.voters)
+    return few and wanted.replication_factor == 0 and image.topic(wanted.name) is None
 
 
 def delete(image: MetadataImage, name: str, topic_id: str) -> list[MetadataRecord]:

@@ -197,6 +197,9 @@ class Groups:
                 raise for_code(code)(reason)
             await until_applied(gateway, reply.committed, deadline)
             await until_running(gateway, [reply.results[0].topic_id], deadline)
+        except CoordinatorNotAvailableError as early:
+            # The cluster starts; clients come again.
+            log.info("creating %s: %s", OFFSETS_TOPIC, early)
         except KafkaError as error:
             log.warning("creating %s: %s", OFFSETS_TOPIC, error)
         finally:

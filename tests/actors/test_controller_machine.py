@@ -8,7 +8,7 @@ import pytest
 
 from logeion.actors import messages as m
 from logeion.actors.controller.features import SUPPORTED
-from logeion.actors.controller.machine import ControllerMachine, Request
+from logeion.actors.controller.machine import NODES_AWAITED_S, ControllerMachine, Request
 from logeion.actors.controller.placement import place
 from logeion.actors.controller.topics import Defaults
 from logeion.actors.metadata import BrokerRegistered, MetadataImage, MetadataRecord, PartitionChanged
@@ -118,6 +118,48 @@ def test_internal_topics_are_made_by_us_alone_and_closed_to_changes(cluster: Clu
     grow = m.CreatePartitions(topics=[m.GrowTopic(name="__consumer_offsets", count=9)])
     assert cluster.change(grow)[0].code == 17
     assert refused(cluster.alter("__consumer_offsets", ("retention.ms", "set", "1"))) == 17
+
+
+@pytest.mark.parametrize("internal", [True, False])
+def test_nodes_that_are_away_count_for_the_replication_factor_that_nobody_gave(internal: bool) -> None:
+    cluster = Cluster(1, Defaults(replication_factor=0))
+    for node in (2, 3, 4):
+        cluster.ask(registration(node))
+    assert cluster.image.fenced == {2, 3, 4}
+    wanted = m.TopicToCreate(
+        name="__consumer_offsets" if internal else "orders", replication_factor=0 if internal else -1
+    )
+    [result] = cluster.change(m.CreateTopics(topics=[wanted], internal=internal))
+    assert (result.code, result.replication_factor) == (0, 3)
+    state = cluster.image.partition(result.topic_id, 0)
+    assert state is not None and (state.isr, state.leader) == ([1], 1)
+
+
+def test_an_internal_topic_waits_for_all_its_replicas_while_the_cluster_starts_but_not_for_ever() -> None:
+    request = m.CreateTopics(
+        topics=[m.TopicToCreate(name="__consumer_offsets", replication_factor=0)], internal=True, validate_only=True
+    )
+    cluster = Cluster(1, Defaults(voters=3))
+
+    def answer(now: float) -> tuple[int, int]:
+        reply = cluster.machine.handle(request, now).reply
+        assert isinstance(reply, m.TopicsChanged)
+        return reply.results[0].code, reply.results[0].replication_factor
+
+    not_available = 15
+    assert answer(100.0) == answer(100.0 + NODES_AWAITED_S / 2) == (not_available, -1)
+    cluster.ask(registration(2))
+    assert answer(100.1 + NODES_AWAITED_S / 2) == (not_available, -1)
+    assert answer(100.1 + NODES_AWAITED_S) == (0, 2), "the third one may be gone for good"
+    cluster.ask(registration(3))
+    assert answer(100.2) == (0, 3)
+
+
+def test_where_one_node_is_all_there_is_nothing_waits() -> None:
+    cluster = Cluster(1, Defaults(voters=1))
+    wanted = m.TopicToCreate(name="__consumer_offsets", replication_factor=0)
+    [result] = cluster.change(m.CreateTopics(topics=[wanted], internal=True))
+    assert (result.code, result.replication_factor) == (0, 1)
 
 
 @pytest.mark.parametrize(
