@@ -217,7 +217,7 @@ class Machine(Replication):
         if self.resigned:
             return effects
         if self._wake is not None and now - self._wake > SLEPT_S:
-            self._slept(now - self._wake)
+            self._slept(now - self._wake, now)
         self._wake = None
         self._expire(effects, now)
         if self.followers:

@@ -433,11 +433,11 @@ class Replication(abc.ABC):
             message = Watermark(epoch=self.epoch, high_watermark=self.high_watermark, log_start=self.log_start)
             effects.append(Tell(follower.lane, message))
 
-    def _slept(self, for_s: float) -> None:
-        """We were stopped (or the host was): followers could not be heard for so long."""
+    def _slept(self, for_s: float, now: float) -> None:
+        """We were stopped (or the host was): followers could not be heard for so long, but none can be ahead of now."""
         for follower in self.followers.values():
-            follower.caught_up_at += for_s
-            follower.mark_at += for_s
+            follower.caught_up_at = min(now, follower.caught_up_at + for_s)
+            follower.mark_at = min(now, follower.mark_at + for_s)
 
     def _look_again(self, now: float) -> None:
         """When to come again."""

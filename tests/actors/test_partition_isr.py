@@ -131,6 +131,18 @@ def test_a_follower_whose_lane_is_gone_lags_though_nothing_comes() -> None:
     assert proposal(wait(machine, 51.7)).isr == [1, 2]
 
 
+def test_a_leader_that_was_stopped_credits_nobody_with_the_future() -> None:
+    machine = leader([1, 2])
+    follow(machine, 2)
+    append(machine, 1.0, mail("a", deadline=1e9))
+    # It is stopped for a minute; the follower is heard of before the clock is looked at.
+    persist(machine, 2, 10, now=61.0)
+    append(machine, 61.0, mail("b", deadline=1e9))
+    assert only(machine.tick(61.0), ProposeIsr) == []
+    assert only(wait(machine, 62.4), ProposeIsr) == []
+    assert proposal(wait(machine, 62.7)).isr == [1], "after the usual lag, not a minute later"
+
+
 def test_one_that_never_comes_leaves_after_the_lag() -> None:
     machine = leader(now=10.0)
     machine.start(10.0)
