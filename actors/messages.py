@@ -162,11 +162,13 @@ class ActorEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class ActorsListed(Message, frozen=True, kw_only=True):
     """Supervisor to Node: all children that live, the fixed ones too, with the Supervisor itself first.
 
-    A list that was asked for (``number`` above 0) was made after all that Node had asked before.
+    A list that was asked for (``number`` above 0) was made after all that Node had asked before. ``highest`` is the
+    highest incarnation it was ever asked to start.
     """
 
     actors: list[ActorEntry]
     number: int = 0
+    highest: int = 0
 
 
 class ActorStarted(Message, frozen=True, kw_only=True):

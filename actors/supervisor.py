@@ -112,6 +112,8 @@ class Supervisor(Actor):
         self._children: dict[str, Child] = {}
         self._restarts: dict[str, int] = {}
         self._incarnation = time.time_ns()
+        # Node goes by its clock, which may be set back; whoever hears of its actors remembers higher ones.
+        self._highest = 0
         self._due: dict[str, float] = {}
         self._spares_wanted = config.spares()
         self._spares_due: float | None = None
@@ -259,6 +261,7 @@ class Supervisor(Actor):
 
     def _start_temporary(self, message: StartActor) -> None:
         spec = ActorSpec.decode(message.spec)
+        self._highest = max(self._highest, message.incarnation)
         self._reap()
         child = self._children.get(message.actor)
         if child is not None and child.incarnation == message.incarnation:
@@ -292,6 +295,7 @@ class Supervisor(Actor):
         me = ActorEntry(actor=self._spec.actor, kind="supervisor", incarnation=self._spec.incarnation, pid=os.getpid())
         return ActorsListed(
             number=number,
+            highest=self._highest,
             actors=[me]
             + [
                 ActorEntry(

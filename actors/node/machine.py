@@ -60,7 +60,8 @@ STALE_BROKER_EPOCH = 77
 
 
 class NodeMachine:
-    """``first_incarnation`` is above that of every actor a Node of this host has ever started (a clock's value)."""
+    """``first_incarnation`` is a clock's value: most likely above that of every actor a Node of this host has started,
+    and if the clock was set back, the Supervisor knows."""
 
     def __init__(
         self,
@@ -215,6 +216,10 @@ class NodeMachine:
         incarnation = self._next_incarnation
         self._next_incarnation += 1
         return incarnation
+
+    def _incarnation_seen(self, incarnation: int) -> None:
+        """A predecessor, by another clock, has used this one."""
+        self._next_incarnation = max(self._next_incarnation, incarnation + 1)
 
     def ask_list(self) -> None:
         """Ask the Supervisor whom it has."""
@@ -405,6 +410,7 @@ class NodeMachine:
             case m.ActorsListed():
                 kinds: dict[str, list[m.ActorEntry]] = {"": [], COMPANION: []}
                 self.fixed = {}
+                self._incarnation_seen(event.highest)
                 for entry in event.actors:
                     if entry.kind in MANAGED:
                         kinds[""].append(entry)
@@ -416,6 +422,7 @@ class NodeMachine:
                 self.companions.found(kinds[COMPANION], event.number, now)
                 self._reconcile_all(now)
             case m.ActorStarted():
+                self._incarnation_seen(event.incarnation)
                 (self.companions if is_companion(event.actor) else self.actors).started(event, now)
             case m.ActorExited():
                 self.pings.gone(event.actor, event.incarnation)

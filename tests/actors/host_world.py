@@ -62,6 +62,7 @@ class Host:
         self.processes: dict[str, Start] = {}
         self.pids = count(1000)
         self.incarnations = count(1)
+        self.highest = 0
         # Every start that was ever asked for, and every one that became a process.
         self.starts: list[Start] = []
         self.forked: list[Start] = []
@@ -299,6 +300,7 @@ class Host:
         """The oldest thing the node asked of it."""
         effect = self.to_supervisor.popleft()
         if isinstance(effect, Start):
+            self.highest = max(self.highest, effect.incarnation)
             if effect.actor in self.processes:
                 self.step(m.ActorExited(actor=effect.actor, incarnation=effect.incarnation))
             else:
@@ -317,7 +319,7 @@ class Host:
             m.ActorEntry(actor=one.actor, kind=one.kind, incarnation=one.incarnation, pid=1)
             for one in self.processes.values()
         ]
-        self.step(m.ActorsListed(actors=entries, number=number))
+        self.step(m.ActorsListed(actors=entries, number=number, highest=self.highest))
 
     def kill(self, actor: str, status: int = -9) -> None:
         process = self.processes.pop(actor)

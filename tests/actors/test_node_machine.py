@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import msgspec
 import pytest
 
@@ -62,6 +64,19 @@ def test_after_a_full_restart_all_partitions_are_granted_in_one_request() -> Non
     host.settle()
     assert {start.epoch for start in host.processes.values()} == {1}
     assert host.node.ready
+
+
+def test_a_clock_that_was_set_back_gives_no_incarnation_that_others_would_take_for_an_old_one(host: Host) -> None:
+    host.create("orders", 2)
+    host.settle()
+    late = host.starts[-1].incarnation + 1_000_000
+    host.incarnations = count(-5)
+    host.boot()
+    host.connect()
+    assert host.node.new_incarnation() > late - 1_000_000, "the Supervisor tells in its list what it was asked for"
+    # What the predecessor had asked for is started after the list was made.
+    host.step(m.ActorStarted(actor="partition/orders-7", incarnation=late, pid=1))
+    assert host.node.new_incarnation() > late
 
 
 @pytest.mark.parametrize("lost", ["all", "the topic", "the cluster"])
