@@ -138,12 +138,14 @@ class AlterPartition(Message, frozen=True, kw_only=True):
 
 
 class PartitionAltered(Message, frozen=True, kw_only=True):
-    """Controller to Node to Partition: committed; this is the partition now."""
+    """Controller to Node to Partition: committed; this is the partition now. ``min_insync`` is the topic's
+    ``min.insync.replicas`` by which it was decided who is still eligible to lead."""
 
     leader: int
     leader_epoch: int
     partition_epoch: int
     isr: list[int]
+    min_insync: int = 1
 
 
 class DownReplica(msgspec.Struct, frozen=True, kw_only=True, gc=False):

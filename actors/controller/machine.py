@@ -302,6 +302,7 @@ class ControllerMachine:
             leader_epoch=state.leader_epoch,
             partition_epoch=state.partition_epoch,
             isr=state.isr,
+            min_insync=elections.rules_of(self.image, request.topic_id).min_isr,
         )
         return Decision(records, answer)
 

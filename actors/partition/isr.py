@@ -7,6 +7,10 @@ in either (the *maximal* ISR), and no other proposal is made. It ends in one of 
 * refused because a member may not be in the ISR now: it is as if it had never been made;
 * refused because our picture of the partition is old: it stays until a newer slice tells what is;
 * no answer, or one that says nothing about it: the very same is proposed again.
+
+An answer does not come by the metadata log, and may overtake it: the controller may have decided under a higher
+``min.insync.replicas`` than is known here, and hold whoever has left eligible to lead (KIP-966). Until a slice is here
+that is as new, and with it the configuration, the watermark moves only if both agree that it may.
 """
 
 from __future__ import annotations
@@ -50,6 +54,9 @@ class Isr:
         self.proposed: frozenset[int] | None = None
         # Everybody who is in either.
         self.maximal: frozenset[int] = committed
+        # What the controller went by when it answered, while no slice is as new as that answer; else 0.
+        self.min_insync: int = 0
+        self._heard_epoch = partition_epoch
         self.number: int = 0
         # Whether an answer to proposal ``number`` is still to come.
         self.asked: bool = False
@@ -82,6 +89,8 @@ class Isr:
             # One that is older than what the metadata log has said meanwhile ends nothing.
             self.next_at = now + AGAIN_S
             if result.partition_epoch >= self.partition_epoch:
+                if result.partition_epoch > self._heard_epoch:
+                    self.min_insync = max(self.min_insync, result.min_insync)
                 self._adopt(frozenset(result.isr), result.partition_epoch)
         elif result in REVERT:
             self.proposed, self.maximal = None, self.committed
@@ -91,6 +100,9 @@ class Isr:
 
     def heard(self, slice: Slice, now: float) -> None:
         """What the metadata log says."""
+        self._heard_epoch = max(self._heard_epoch, slice.partition_epoch)
+        if self._heard_epoch >= self.partition_epoch:
+            self.min_insync = 0
         if slice.partition_epoch > self.partition_epoch:
             self._adopt(frozenset(slice.isr), slice.partition_epoch)
         elif self.proposed is None:

@@ -71,7 +71,8 @@ class Replication(abc.ABC):
         self._isr = Isr(frozenset(slice.isr), slice.partition_epoch)
         self._proposed_epochs: dict[int, int] = {}
         self._min_insync = min_insync
-        self.min_isr: int = min(min_insync, len(slice.replicas))
+        # How many must be in sync for acks=all, and for the watermark to move.
+        self.min_isr: int = 1
         self._wake: float | None = None
         self._watermark_at: float | None = None
         self._assign(now)
@@ -287,13 +288,14 @@ class Replication(abc.ABC):
             self._resign(effects)
             return effects
         self._isr.answered(number, result, now)
+        self._count_min()
         self._isr_changed(effects, now)
         return effects
 
     def set_min_insync(self, min_insync: int, now: float) -> list[Effect]:
         """The topic's ``min.insync.replicas`` has changed."""
         self._min_insync = min_insync
-        self.min_isr = min(min_insync, len(self.slice.replicas))
+        self._count_min()
         effects: list[Effect] = []
         self._settle(effects, now)
         return effects
@@ -304,9 +306,12 @@ class Replication(abc.ABC):
         if self.followers:
             self._watermark_moved(now)
 
+    def _count_min(self) -> None:
+        self.min_isr = min(max(self._min_insync, self._isr.min_insync), len(self.slice.replicas))
+
     def _assign(self, now: float) -> None:
         slice = self.slice
-        self.min_isr = min(self._min_insync, len(slice.replicas))
+        self._count_min()
         for node in slice.replicas:
             if node != self.node and node not in self.followers:
                 member = node in self._isr.committed

@@ -150,5 +150,13 @@ def told(effects: Sequence[Effect]) -> LogFetched:
     return found.message
 
 
-def altered(isr: Sequence[int], partition_epoch: int = 6, leader_epoch: int = 7, leader: int = 1) -> PartitionAltered:
-    return PartitionAltered(leader=leader, leader_epoch=leader_epoch, partition_epoch=partition_epoch, isr=list(isr))
+def altered(
+    isr: Sequence[int], partition_epoch: int = 6, leader_epoch: int = 7, leader: int = 1, min_insync: int = 1
+) -> PartitionAltered:
+    return PartitionAltered(
+        leader=leader,
+        leader_epoch=leader_epoch,
+        partition_epoch=partition_epoch,
+        isr=list(isr),
+        min_insync=min_insync,
+    )

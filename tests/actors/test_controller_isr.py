@@ -30,6 +30,13 @@ def test_the_isr_shrinks_and_expands_in_the_order_of_the_assignment(world: World
     assert world.state().leader_epoch == 1, "the leader is the same (KAFKA-15021)"
 
 
+def test_an_answer_tells_by_which_minimum_it_was_decided(world: World) -> None:
+    raised = m.ConfigChange(key="min.insync.replicas", operation="set", value="2")
+    world.ask(m.AlterConfigs(resource="topic", name="t", changes=[raised]))
+    assert world.propose([1]).min_insync == 2
+    assert world.shown() == (1, [1], [2])
+
+
 # Each fault in the order in which it is found.
 FAULTS: list[tuple[int, dict[str, object]]] = [
     (77, {"broker_epoch": 0}),

@@ -116,6 +116,36 @@ def test_a_hung_follower_leaves_after_the_lag_and_nobody_waits_longer() -> None:
     assert answers(machine.altered(1, altered([1, 2]), 101.52)) == {"a": 0}
 
 
+def test_an_answer_that_overtakes_a_higher_minimum_moves_nothing_until_the_log_has_told_of_both() -> None:
+    machine = leader([1, 2])
+    follow(machine, 2)
+    append(machine, 1.0, mail("a", deadline=1e9))
+    machine.lane_closed("lane2", 1.0)
+    assert proposal(wait(machine, 2.7)).isr == [1]
+    # Decided after min.insync.replicas had become 2: the other one is eligible to lead, and lacks the record.
+    assert answers(machine.altered(1, altered([1], min_insync=2), 2.7)) == {}
+    assert machine.isr == {1} and machine.high_watermark == 0
+    # What was set before that, and what is as old, changes nothing.
+    assert answers(machine.set_min_insync(1, 2.8)) == {}
+    assert answers(machine.slice_changed(part([1, 2], partition_epoch=5, applied=51), 2.8)) == {}
+    assert answers(append(machine, 2.8, mail("b"))) == {"b": -19}
+    machine.set_min_insync(2, 2.9)
+    assert answers(machine.slice_changed(part([1], partition_epoch=6, applied=52), 2.9)) == {}
+    # Only what the log says counts from now on.
+    assert answers(machine.set_min_insync(1, 3.0)) == {"a": 0}
+
+
+def test_an_answer_to_what_the_log_has_told_already_says_nothing_of_the_minimum() -> None:
+    machine = leader([1, 2])
+    follow(machine, 2)
+    append(machine, 1.0, mail("a", deadline=1e9))
+    machine.lane_closed("lane2", 1.0)
+    assert proposal(wait(machine, 2.7)).isr == [1]
+    assert answers(machine.slice_changed(part([1], partition_epoch=6, applied=52), 2.7)) == {"a": 0}
+    machine.altered(1, altered([1], min_insync=2), 2.7)
+    assert machine.min_isr == 1
+
+
 def test_a_follower_parked_at_the_end_is_caught_up_however_long_nothing_comes() -> None:
     machine = leader()
     follow(machine, 2, 3)
