@@ -311,6 +311,9 @@ class NodeMachine:
             if local is not None:
                 local.role = self._role(self.image.partition(*key))
                 self._reconcile(key, now)
+        if event.snapshot:
+            for local in self.locals.values():
+                self.telling.configure(local)
         self._catch_up(now)
         self.telling.slices()
 

@@ -300,6 +300,25 @@ def test_changed_configs_reach_the_running_actor_once(host: Host) -> None:
     assert host.processes["partition/orders-0"].configs == {"retention.ms": "5000"}
 
 
+def test_configs_that_changed_unheard_reach_the_running_actor_by_a_snapshot_before_its_slice(host: Host) -> None:
+    host.join(2)
+    host.create("orders", replicas=[1, 2])
+    host.settle()
+    host.ask(
+        m.AlterConfigs(
+            resource="topic",
+            name="orders",
+            changes=[m.ConfigChange(key="min.insync.replicas", operation="set", value="2")],
+        )
+    )
+    host.fence(2)
+    records = host.controller.image.records()
+    sent = host.node.step(m.Committed(offset=0, next_offset=len(host.log), records=records, snapshot=True), 0)
+    told = [one.message for one in sent if isinstance(one, Tell)]
+    assert isinstance(told[0], m.Configure) and told[0].configs["min.insync.replicas"] == "2"
+    assert isinstance(told[-1], m.Slice)
+
+
 def test_a_gateway_that_comes_back_is_told_who_runs(host: Host) -> None:
     host.create("orders", 2)
     host.settle()
