@@ -285,7 +285,7 @@ class DescribeQuorum(Message, frozen=True, kw_only=True):
 
 
 class VoterState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One voter as its leader knows it; ``contact_ms`` is how long ago it last answered, -1 if never."""
+    """One voter or observer as the leader knows it; ``contact_ms`` is how long ago it was heard of, -1 if never."""
 
     voter: int
     end: int

@@ -124,6 +124,8 @@ class ControllerMachine:
         self.next_offset: int = 0
         self._sessions = Sessions(settings.session_s)
         self._rebalance_at: float | None = None
+        # How far each node has read the metadata log, and when it said so.
+        self.followed: dict[int, tuple[int, float]] = {}
         # Until when internal topics wait for nodes that have never registered.
         self._early_until: float | None = None
 
@@ -142,6 +144,7 @@ class ControllerMachine:
     def lead(self, now: float) -> None:
         """Leadership begins here: nobody has been heard of yet, so everybody has a whole session."""
         self._sessions.begin(self.image.brokers, now)
+        self.followed.clear()
         self._rebalance_at = now + self.settings.rebalance_s
 
     def reset(self, image: MetadataImage, next_offset: int) -> None:
@@ -279,6 +282,7 @@ class ControllerMachine:
         node, image = request.node, self.image
         broker = self._check_epoch(node, request.broker_epoch)
         self._sessions.heard(node, now)
+        self.followed[node] = (request.applied, now)
         records: list[MetadataRecord] = []
         if not request.stopping:
             if (node in image.fenced and request.applied > broker.broker_epoch) or node in image.shutting_down:

@@ -480,8 +480,14 @@ class Member:
             term=raft.term,
             committed=raft.committed,
             voters=voters,
-            observers=[VoterState(voter=node, end=-1) for node in self.image.brokers if node not in raft.log.voters],
+            observers=[self._observer(node, now) for node in self.image.brokers if node not in raft.log.voters],
         )
+
+    def _observer(self, node: int, now: float) -> VoterState:
+        """It follows some voter, but its heartbeats tell how far it has come."""
+        assert self._machine is not None
+        end, at = self._machine.followed.get(node, (-1, LONG_AGO))
+        return VoterState(voter=node, end=end, contact_ms=-1 if at == LONG_AGO else int((now - at) * 1000))
 
     # Snapshots -------------------------------------------------------------------------------------------------------
 

@@ -310,3 +310,21 @@ def test_an_observer_learns_in_order_and_never_goes_back() -> None:
     [ticket] = net.ask(9, ids())
     assert net.relays[-1].to == 3 and net.relays[-1].ticket == ticket
     assert ticket not in net.answers
+
+
+def test_of_an_observer_is_told_what_its_heartbeats_say() -> None:
+    net = Net()
+    leader = net.lead()
+    tickets = net.ask(leader, registration(7), registration(8))
+    net.settle()
+    seven = net.answers[tickets[0]]
+    assert isinstance(seven, m.NodeRegistered)
+    net.ask(leader, m.Heartbeat(node=7, broker_epoch=seven.broker_epoch, applied=seven.committed))
+    net.pass_time(0.25)
+    [ticket] = net.ask(leader, m.DescribeQuorum())
+    net.settle()
+    described = net.answers[ticket]
+    assert isinstance(described, m.QuorumDescribed)
+    known, silent = described.observers
+    assert (known.voter, known.end) == (7, seven.committed) and known.contact_ms >= 250
+    assert silent == m.VoterState(voter=8, end=-1)
