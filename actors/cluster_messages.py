@@ -31,7 +31,8 @@ class Slice(Message, frozen=True, kw_only=True):
 
     An equal ``leader_epoch`` with a newer ``partition_epoch`` changes the ISR and the assignment only (KAFKA-13790).
     ``peers`` holds the nodes of the other replicas; ``broker_epoch`` is this node's own. ``throttle`` is in bytes a
-    second for a replica outside the ISR, 0 for none.
+    second for a replica outside the ISR, 0 for none. ``recovering``: the leader was elected uncleanly, and has not said
+    yet that it serves.
     """
 
     topic_id: str
@@ -45,6 +46,7 @@ class Slice(Message, frozen=True, kw_only=True):
     peers: dict[int, Peer] = {}
     applied: int = 0
     throttle: int = 0
+    recovering: bool = False
 
 
 # Replica and Partition (by a lane of their own; Fetch of KIP-101, 279, 320, 595 in our words)
@@ -123,8 +125,8 @@ class FollowerState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 class AlterPartition(Message, frozen=True, kw_only=True):
     """Partition to Node to Controller: the ISR I propose (KIP-497), with the broker epoch each follower's fetches
-    carried (KIP-903; -1 where none is known). Node fills in ``node`` and ``broker_epoch``. ``recovering``: I was
-    elected uncleanly, and do not know yet what I have."""
+    carried (KIP-903; -1 where none is known). Node fills in ``node`` and ``broker_epoch``. Whoever proposes serves, so
+    it has recovered if it was elected uncleanly (KIP-704)."""
 
     topic_id: str
     partition: int
@@ -134,7 +136,6 @@ class AlterPartition(Message, frozen=True, kw_only=True):
     isr_epochs: list[int]
     node: int = -1
     broker_epoch: int = -1
-    recovering: bool = False
 
 
 class PartitionAltered(Message, frozen=True, kw_only=True):

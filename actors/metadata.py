@@ -86,7 +86,7 @@ class PartitionChanged(MetadataEntry, frozen=True, kw_only=True):
     """All that the controller says of one partition; replaces what it said before.
 
     ``leader`` -1: nobody. ``elr`` are eligible though out of the ISR, ``last_known`` the last leader of an empty ISR
-    and ELR (KIP-966). ``recovering``: elected uncleanly, so alone in the ISR until it says that it has recovered.
+    and ELR (KIP-966). ``recovering``: elected uncleanly, so alone in the ISR until it says that it serves.
     ``adding`` and ``removing`` are the replicas of a reassignment under way (KIP-455).
     """
 

@@ -21,7 +21,8 @@ def alter(image: MetadataImage, request: AlterPartition) -> PartitionChanged | N
     """The partition with this ISR, None if it has it already; raises what Kafka answers, checked in Kafka's order.
 
     A proposal of an older partition epoch is refused even if it is just what is committed: the leader learns that from
-    the metadata log (KAFKA-14144).
+    the metadata log (KAFKA-14144). A leader that was elected uncleanly proposes once it serves: then it has recovered,
+    be its ISR as it was.
     """
     topic = image.topic_by_id(request.topic_id)
     if topic is None:
@@ -41,9 +42,7 @@ def alter(image: MetadataImage, request: AlterPartition) -> PartitionChanged | N
             f"{where} is in partition epoch {state.partition_epoch}, not {request.partition_epoch}"
         )
     _check(image, request, state, where)
-    return elections.change(
-        image, state, elections.rules_of(image, state.topic_id), isr=request.isr, recovered=not request.recovering
-    )
+    return elections.change(image, state, elections.rules_of(image, state.topic_id), isr=request.isr, recovered=True)
 
 
 def _check(image: MetadataImage, request: AlterPartition, state: PartitionChanged, where: str) -> None:
@@ -52,10 +51,6 @@ def _check(image: MetadataImage, request: AlterPartition, state: PartitionChange
         raise InvalidRequestError(f"{where}: an ISR has each replica once, each with a broker epoch")
     if any(node not in state.replicas for node in members) or state.leader not in members:
         raise InvalidRequestError(f"{where}: the ISR {members} must be among {state.replicas}, with its leader")
-    if request.recovering and not state.recovering:
-        raise InvalidRequestError(f"{where} has recovered already")
-    if request.recovering and len(members) > 1:
-        raise InvalidRequestError(f"{where}: the ISR has one member until its leader has recovered")
     for node, epoch in zip(members, request.isr_epochs, strict=True):
         # A leader that shuts down leads on until there is somebody to hand over to: this proposal may bring one.
         if node != state.leader and not image.eligible(node):

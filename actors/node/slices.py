@@ -40,6 +40,7 @@ def make_slice(image: MetadataImage, node: int, broker_epoch: int, applied: int,
         peers=peers,
         applied=applied,
         throttle=0 if topic is None else throttle_of(image, topic, state, node),
+        recovering=state.recovering,
     )
 
 

@@ -220,8 +220,9 @@ class Machine(Replication):
             self._slept(now - self._wake, now)
         self._wake = None
         self._expire(effects, now)
-        if self.followers:
+        if self.followers or self.slice.recovering:
             self._review(effects, now)
+        if self.followers:
             self._settle(effects, now)
             self._tend(effects, now)
         if self.waiting:

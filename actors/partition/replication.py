@@ -349,10 +349,14 @@ class Replication(abc.ABC):
                         wanted.add(node)
                 elif follower.end >= max(self.high_watermark, self.epoch_start) and self._keeps_up(follower, now):
                     wanted.add(node)
-            if wanted != isr.committed:
+            if wanted != isr.committed or self._must_tell():
                 self._propose(effects, frozenset(wanted), {node: self._broker_epoch(node) for node in wanted})
         if isr.next_at is not None and isr.next_at > now:
             self._wake_by(isr.next_at)
+
+    def _must_tell(self) -> bool:
+        """Whether we were elected uncleanly, and the controller does not know yet that we have recovered (KIP-704)."""
+        return self.slice.recovering and self.slice.partition_epoch >= self._isr.partition_epoch
 
     def _propose(self, effects: list[Effect], wanted: frozenset[int], epochs: dict[int, int]) -> None:
         """Propose these members in the broker epochs in which they had earned it: one that has registered anew since

@@ -142,15 +142,7 @@ def recovering() -> World:
     return world
 
 
-def test_a_leader_that_recovers_is_alone(recovering: World) -> None:
-    assert refused(recovering.ask(recovering.proposal([2, 3], recovering=True))) == 42
-    before = len(recovering.log)
-    recovering.propose([2], recovering=True)
-    assert len(recovering.log) == before and recovering.state().recovering
-
-
 @pytest.mark.parametrize("isr", [[2], [2, 3]])
 def test_a_proposal_says_that_its_leader_has_recovered(recovering: World, isr: list[int]) -> None:
     recovering.propose(isr)
     assert recovering.state().isr == isr and not recovering.state().recovering
-    assert refused(recovering.ask(recovering.proposal([2], recovering=True))) == 42

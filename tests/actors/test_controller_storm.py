@@ -106,15 +106,15 @@ class Storm(RuleBasedStateMachine):
 
     # What leaders and clients ask for
 
-    @rule(topic=TOPICS, number=PARTITIONS, isr=SOME, recovering=st.booleans())
-    def propose(self, topic: str, number: int, isr: list[int], recovering: bool) -> None:
+    @rule(topic=TOPICS, number=PARTITIONS, isr=SOME)
+    def propose(self, topic: str, number: int, isr: list[int]) -> None:
         state = self.world.state(number, topic)
         members = [node for node in state.replicas if node in {*isr, state.leader}]
         # Only whoever has caught up is proposed.
         holders = self.holders[where(state)]
         before = set(holders)
         holders |= set(members)
-        proposal = self.world.proposal(members, number, topic, recovering=recovering and len(members) == 1)
+        proposal = self.world.proposal(members, number, topic)
         if isinstance(self.world.ask(proposal), m.Refused):
             holders &= before
 

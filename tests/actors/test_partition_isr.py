@@ -146,6 +146,19 @@ def test_an_answer_to_what_the_log_has_told_already_says_nothing_of_the_minimum(
     assert machine.min_isr == 1
 
 
+@pytest.mark.parametrize("replicas", [[1], [1, 2]])
+def test_a_leader_that_was_elected_uncleanly_says_once_that_it_serves(replicas: list[int]) -> None:
+    machine = leader(slice=part([1], replicas=replicas, recovering=True))
+    assert proposal(machine.start(0.0)).isr == [1]
+    # Nobody answers: it says so again.
+    assert only(machine.altered(1, 0, 0.1), ProposeIsr) == []
+    assert proposal(wait(machine, 0.3)).isr == [1]
+    assert only(machine.altered(2, altered([1]), 0.4), ProposeIsr) == []
+    assert only(wait(machine, 2.0), ProposeIsr) == [], "the slice that says so is on its way"
+    effects = machine.slice_changed(part([1], replicas=replicas, partition_epoch=6, applied=51), 2.0)
+    assert only(effects + wait(machine, 4.0), ProposeIsr) == []
+
+
 def test_a_follower_parked_at_the_end_is_caught_up_however_long_nothing_comes() -> None:
     machine = leader()
     follow(machine, 2, 3)
