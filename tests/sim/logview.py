@@ -83,9 +83,10 @@ class LogView:
             self._read_on()
             return False
         logs.sort()
-        grown = bool(files) and all(
-            name in files
-            and names is not None
+        # A power cut may bring back segments before those that are there: they were removed, and that not yet synced.
+        grown = bool(files) and logs[: len(files)] == list(files)
+        grown = grown and all(
+            names is not None
             and names.get(name) is files[name].inode
             and files[name].shape == (files[name].inode.synced_shape if self.durable else files[name].inode.shape)
             for name in files
