@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from logeion.actors import messages as m
+from logeion.actors.controller import actor
 from logeion.actors.lanes import LaneError, RefusedError
 from tests.actors.quorum_world import Follower, quorum, until
 
@@ -216,6 +217,35 @@ def test_a_subscriber_of_a_restarted_follower_is_never_shown_the_past(
                 await ids(follower)
             await until(lambda: follower.image.next_producer_id == 8000)
             assert follower.snapshots == 0
+
+    run(test)
+
+
+def test_a_controller_that_starts_alone_sends_nobody_back_however_long_it_reaches_no_leader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(actor, "BEHIND_S", 0.1)
+
+    async def test() -> None:
+        async with quorum(tmp_path, monkeypatch) as world:
+            leader = await world.leader()
+            host, other = world.others(leader)
+            follower = await host.follow()
+            await ids(follower)
+            await until(lambda: follower.image.next_producer_id == 1000)
+            before = follower.applied
+            for each in (leader, other, host):
+                each.kill()
+            await host.start()
+            await follower.connect()
+            follower.subscribe()
+            await until(lambda: f"up to offset {before}" in caplog.text)
+            assert (follower.applied, follower.snapshots) == (before, 0)
+            assert host.shell is not None and host.shell.member.applied < before
+            await leader.start()
+            await ids_in_the_end(follower)
+            await until(lambda: follower.image.next_producer_id >= 2000)
+            assert follower.applied > before and follower.snapshots == 0
 
     run(test)
 
