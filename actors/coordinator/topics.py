@@ -1,4 +1,9 @@
-"""Which topics there are, from the metadata log: for groups whose partitions the server assigns, and for an index."""
+"""Which topics there are, from the metadata log: for groups whose partitions the server assigns, and for an index.
+
+A topic that is not there was deleted, and positions in it are removed: so nobody must be told before it is certain that
+the image is not just old. The Controller of this host may have started a moment ago, and know only what its snapshot
+says until it reaches a leader; that one says how far the log is committed.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..lanes import Lane, LaneError, dial, socket_path
-from ..messages import AnyMessage, Committed, Subscribe
+from ..messages import AnyMessage, Committed, DescribeQuorum, QuorumDescribed, Subscribe
 from ..metadata import MetadataImage
 from ..stream import Frame
 
@@ -16,6 +21,8 @@ log: logging.Logger = logging.getLogger(__name__)
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.01, 1.0
 SUBSCRIBE_S = 30.0
+# How long the leader of the quorum may take to say how far the log is committed, and when it is asked again.
+COMMITTED_S, COMMITTED_AGAIN_S = 10.0, 0.2
 
 
 class Topics:
@@ -27,6 +34,8 @@ class Topics:
         """Set once the image is that of some moment, not short for want of news."""
         self._applied = 0
         self._known_end = 0
+        # Up to where the log was committed when the quorum's leader was first asked; None until it has said so.
+        self._committed: int | None = None
         self._loop = loop
         self._path = socket_path(run_dir, "controller")
         self._on_change = on_change
@@ -71,6 +80,18 @@ class Topics:
                 lane.close(f"subscribing to the metadata log: {reply}")
 
         lane.call(Subscribe(from_offset=self._applied), on_reply=on_reply, timeout_s=SUBSCRIBE_S)
+        self._ask_committed(lane)
+
+    def _ask_committed(self, lane: Lane) -> None:
+        def on_reply(reply: AnyMessage | LaneError) -> None:
+            if isinstance(reply, QuorumDescribed):
+                self._committed = reply.committed
+                self._look()
+            elif not lane.closed:
+                self._loop.call_later(COMMITTED_AGAIN_S, self._ask_committed, lane)
+
+        if self._committed is None and not lane.closed:
+            lane.call(DescribeQuorum(), on_reply=on_reply, timeout_s=COMMITTED_S)
 
     def _on_closed(self, lane: Lane, reason: str) -> None:
         log.info("the lane to the controller closed: %s", reason)
@@ -92,6 +113,9 @@ class Topics:
         else:
             self.image.apply_all(message.records[self._applied - message.offset :])
         self._applied = max(self._applied, message.next_offset)
-        if self._applied >= self._known_end:
+        self._look()
+
+    def _look(self) -> None:
+        if self._committed is not None and self._applied >= max(self._known_end, self._committed):
             self.known.set()
             self._on_change()
