@@ -14,6 +14,7 @@ from typing import NamedTuple, assert_never, get_args
 import msgspec
 
 from logeion.wire.errors import (
+    BrokerNotAvailableError,
     CoordinatorNotAvailableError,
     DuplicateBrokerRegistrationError,
     InvalidRequestError,
@@ -87,7 +88,7 @@ REQUESTS: tuple[type[Message], ...] = get_args(Request)
 PRODUCER_IDS = 1_000
 # Leaders that are moved back at a time: each move interrupts its partition for some milliseconds.
 REBALANCED_AT_ONCE, REBALANCE_AGAIN_S = 20, 1.0
-# How long a cluster's first group waits for nodes that have never been there.
+# How long a cluster's first topic waits for nodes that have never been there.
 NODES_AWAITED_S = 5.0
 
 
@@ -126,7 +127,7 @@ class ControllerMachine:
         self._rebalance_at: float | None = None
         # How far each node has read the metadata log, and when it said so.
         self.followed: dict[int, tuple[int, float]] = {}
-        # Until when internal topics wait for nodes that have never registered.
+        # Until when new topics wait for nodes that have never registered.
         self._early_until: float | None = None
 
     def replay(self, offset: int, record: MetadataRecord) -> None:
@@ -368,24 +369,24 @@ class ControllerMachine:
     # Topics
 
     def _create(self, request: CreateTopics, now: float) -> Decision:
-        """Each topic by itself: one that is refused does not keep the others from being created.
-
-        While a cluster starts, the group that comes first is asked to come again, until its topic can have all its
-        replicas; but not for ever.
-        """
+        """Each topic by itself: one that is refused does not keep the others from being created."""
+        if any(topics.too_early(self.image, self.defaults, topic, request.internal) for topic in request.topics):
+            self._await_nodes(request.internal, now)
 
         def create(at: int) -> list[MetadataRecord]:
-            if request.internal and topics.too_early(self.image, self.defaults, request.topics[at]):
-                if self._early_until is None:
-                    self._early_until = now + NODES_AWAITED_S
-                if now < self._early_until:
-                    raise CoordinatorNotAvailableError(
-                        f"{len(self.image.brokers)} of {self.defaults.voters} voters have registered yet"
-                    )
             return topics.create(self.image, self.defaults, request.topics[at], request.internal, self.new_id)
 
         names = [topic.name for topic in request.topics]
         return self._each(names, [""] * len(names), create, request.validate_only)
+
+    def _await_nodes(self, internal: bool, now: float) -> None:
+        """While a cluster starts, whoever comes first is asked to come again, or the topic would have too few replicas
+        for ever; but one of the voters may be gone for good."""
+        if self._early_until is None:
+            self._early_until = now + NODES_AWAITED_S
+        if now < self._early_until:
+            reason = f"{len(self.image.brokers)} of {self.defaults.voters} voters have registered yet: try again"
+            raise CoordinatorNotAvailableError(reason) if internal else BrokerNotAvailableError(reason)
 
     def _delete(self, request: DeleteTopics) -> Decision:
         names = [*request.names, *("" for _ in request.topic_ids)]

@@ -104,10 +104,8 @@ def create(
         if partitions < 1:
             raise InvalidPartitionsError(f"a topic needs at least one partition, {partitions} were asked for")
         _check_room(image, defaults, partitions)
-        factor = defaults.replication_factor if wanted.replication_factor == -1 else wanted.replication_factor
-        if factor == 0 and (internal or wanted.replication_factor == -1):
-            factor = min(REPLICAS, len(image.brokers))
-        replicas = _place(image, partitions, factor)
+        factor = _factor(defaults, wanted, internal)
+        replicas = _place(image, partitions, min(REPLICAS, len(image.brokers)) if factor is None else factor)
     topic_id = new_id()
     records: list[MetadataRecord] = [TopicCreated(topic_id=topic_id, name=wanted.name, internal=internal)]
     records += (
@@ -116,10 +114,17 @@ def create(
     return records + _new_partitions(image, topic_id, 0, replicas)
 
 
-def too_early(image: MetadataImage, defaults: Defaults, wanted: TopicToCreate) -> bool:
-    """Whether this internal topic would have fewer replicas than once all voters have registered."""
+def too_early(image: MetadataImage, defaults: Defaults, wanted: TopicToCreate, internal: bool) -> bool:
+    """Whether this topic would have fewer replicas than once all voters have registered."""
     few = len(image.brokers) < min(REPLICAS, defaults.voters)
-    return few and wanted.replication_factor == 0 and image.topic(wanted.name) is None
+    automatic = not wanted.assignments and _factor(defaults, wanted, internal) is None
+    return few and automatic and image.topic(wanted.name) is None
+
+
+def _factor(defaults: Defaults, wanted: TopicToCreate, internal: bool) -> int | None:
+    """The replication factor, None if it depends on how many nodes there are."""
+    factor = defaults.replication_factor if wanted.replication_factor == -1 else wanted.replication_factor
+    return None if factor == 0 and (internal or wanted.replication_factor == -1) else factor
 
 
 def delete(image: MetadataImage, name: str, topic_id: str) -> list[MetadataRecord]:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from logeion.wire.errors import (
+    BrokerNotAvailableError,
     NotControllerError,
     NotLeaderOrFollowerError,
     PolicyViolationError,
@@ -104,6 +105,8 @@ async def ask_through(
 ) -> tuple[Reply, bool]:
     """``ask_controller``, and again if the controller dies over it; True: it may have been carried out twice.
 
+    It is asked again, too, while it waits for the nodes of a cluster that starts; then nothing was done.
+
     The caller must know how to read the second answer ("already exists") when the first was lost.
     """
     again = False
@@ -114,7 +117,10 @@ async def ask_through(
             if deadline.left < AGAIN_S:
                 raise
             again = True
-            await asyncio.sleep(AGAIN_S)
+        except BrokerNotAvailableError:
+            if deadline.left < AGAIN_S:
+                raise
+        await asyncio.sleep(AGAIN_S)
 
 
 async def ask_partition(

@@ -135,24 +135,26 @@ def test_nodes_that_are_away_count_for_the_replication_factor_that_nobody_gave(i
     assert state is not None and (state.isr, state.leader) == ([1], 1)
 
 
-def test_an_internal_topic_waits_for_all_its_replicas_while_the_cluster_starts_but_not_for_ever() -> None:
-    request = m.CreateTopics(
-        topics=[m.TopicToCreate(name="__consumer_offsets", replication_factor=0)], internal=True, validate_only=True
-    )
-    cluster = Cluster(1, Defaults(voters=3))
+@pytest.mark.parametrize(("internal", "code"), [(True, 15), (False, 8)])
+def test_a_new_topic_waits_for_all_its_replicas_while_the_cluster_starts_but_not_for_ever(
+    internal: bool, code: int
+) -> None:
+    cluster = Cluster(1, Defaults(voters=3, replication_factor=0))
 
-    def answer(now: float) -> tuple[int, int]:
+    def answer(now: float, factor: int = 0 if internal else -1) -> int:
+        """The replication factor it would get, or minus the code."""
+        wanted = m.TopicToCreate(name="__consumer_offsets" if internal else "orders", replication_factor=factor)
+        request = m.CreateTopics(topics=[wanted], internal=internal, validate_only=True)
         reply = cluster.machine.handle(request, now).reply
-        assert isinstance(reply, m.TopicsChanged)
-        return reply.results[0].code, reply.results[0].replication_factor
+        return -reply.code if isinstance(reply, m.Refused) else reply.results[0].replication_factor  # type: ignore
 
-    not_available = 15
-    assert answer(100.0) == answer(100.0 + NODES_AWAITED_S / 2) == (not_available, -1)
+    assert answer(100.0) == answer(100.0 + NODES_AWAITED_S / 2) == -code
+    assert answer(100.0, factor=1) == 1, "whoever says how many gets them"
     cluster.ask(registration(2))
-    assert answer(100.1 + NODES_AWAITED_S / 2) == (not_available, -1)
-    assert answer(100.1 + NODES_AWAITED_S) == (0, 2), "the third one may be gone for good"
+    assert answer(100.1 + NODES_AWAITED_S / 2) == -code
+    assert answer(100.1 + NODES_AWAITED_S) == 2, "the third one may be gone for good"
     cluster.ask(registration(3))
-    assert answer(100.2) == (0, 3)
+    assert answer(100.2) == 3
 
 
 def test_where_one_node_is_all_there_is_nothing_waits() -> None:

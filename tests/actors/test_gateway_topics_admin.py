@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import asyncio
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from logeion.actors import messages as m
 from logeion.actors.controller.machine import ControllerMachine
 from logeion.actors.controller.topics import Defaults
+from logeion.actors.gateway.asking import Deadline, ask_through
 from logeion.actors.gateway.topics_admin import create_partitions, create_topics, delete_topics
-from logeion.actors.lanes import LaneClosed
+from logeion.actors.lanes import LaneClosed, RefusedError
 from logeion.wire.apis import (
     CreatableReplicaAssignment,
     CreatableTopic,
@@ -266,3 +267,23 @@ def test_a_reason_that_quotes_the_client_fits_into_the_oldest_versions() -> None
     config = CreatableTopicConfig(name="cleanup.policy", value="delete," * 1_000 + "delete")
     ours, _ = create(governed(), 2, CreatableTopic(name="a", num_partitions=1, replication_factor=1, configs=[config]))
     assert ours.topics[0].error_code == 40
+
+
+def test_a_creation_is_repeated_while_the_controller_waits_for_nodes_of_a_cluster_that_starts() -> None:
+    refusals = [8, 8, 41]
+
+    class Starting:
+        async def ask_controller(self, message: m.Message, timeout_s: float) -> m.Message:
+            if refusals:
+                raise RefusedError(refusals.pop(0), "2 of 3 voters have registered yet")
+            return m.TopicsChanged(results=[], committed=7)
+
+    async def asked() -> bool:
+        message = m.CreateTopics(topics=[m.TopicToCreate(name="new")])
+        reply, again = await ask_through(cast(Any, Starting()), message, m.TopicsChanged, Deadline(5.0))
+        assert reply.committed == 7
+        return again
+
+    assert asyncio.run(asked()), "the one that went away may have done it"
+    refusals[:] = [8, 8]
+    assert not asyncio.run(asked())
