@@ -14,6 +14,7 @@ from logeion.wire.records import Record, build_batch
 from tests.sim.engine import Violated
 from tests.sim.network import Port
 from tests.sim.process import Process
+from tests.sim.replicas import Actor
 
 if TYPE_CHECKING:
     from tests.sim.cluster_judge import Key
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = 5
 REQUEST_S = 1.0
-RETRY_S = 0.05
+RETRY_S = 0.08
 
 
 class Client(Process):
@@ -81,6 +82,9 @@ class Client(Process):
 
     def parted(self) -> None:
         """The lane is gone; nothing that was asked by it will be answered."""
+
+    def stepped(self) -> None:
+        """Clients have no deadline of their own."""
 
 
 class Producer(Client):
@@ -246,7 +250,13 @@ class Consumer(Client):
         assert on is not None
         view = self.world.judge.replica(on.number, truth).here
         view.refresh()
-        self.position = max(self.position, advanced.log_start, truth.start)
+        # What was deleted after the answer is missed by the reader's second look at the log's start, as in a gateway.
+        log = lane.other.log if isinstance(lane.other, Actor) else None
+        log_start = max(advanced.log_start, log.start_offset if log is not None else 0)
+        if self.position < log_start:
+            # OFFSET_OUT_OF_RANGE, and the consumer begins where the log does.
+            self.world.note(f"{self.name} at {self.position} is out of range: the log begins at {log_start}")
+            self.position = self.world.judge.out_of_range(truth, self.position, log_start)
         if advanced.high_watermark <= self.position:
             return
         batches = [batch for batch in view.holding(self.position) if batch.base < advanced.high_watermark]

@@ -8,6 +8,7 @@ ISR or eligible for it (ELR), and has not lost its storage, holds the whole trut
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from logeion.actors.messages import Appended, PartitionAltered
@@ -30,7 +31,10 @@ class Truth:
         self.directory = directory
         self.batches: dict[int, Batch] = {}
         self.end = 0
+        # Below ``start`` some log was deleted; ``trimmed`` is up to where a leader was told to delete, and no log may
+        # begin later.
         self.start = 0
+        self.trimmed = 0
         # By leader epoch: what was last committed of the partition in it, and who appended in it.
         self.states: dict[int, PartitionChanged] = {}
         self.newest: PartitionChanged | None = None
@@ -190,12 +194,17 @@ class Judge:
             )
 
     def _compare(self, view: LogView, truth: Truth, end: int, who: str) -> None:
-        """What lies below ``end`` in this log is what is true."""
-        for batch in view.from_offset(view.compared):
+        """What lies below ``end`` in this log is what is true, without a hole, from where it was told to begin."""
+        for number in range(bisect_left(view.bases, view.compared), len(view.batches)):
+            batch = view.batches[number]
             if batch.base >= end:
                 return
             if batch.next <= truth.start:
                 continue  # deleted, whatever it is: nobody is given it any more
+            if number and view.batches[number - 1].next != batch.base:
+                raise Violated(f"{who} has nothing between {view.batches[number - 1].next} and {batch.base}")
+            if not number and batch.base > truth.trimmed:
+                raise Violated(f"{who} begins at {batch.base}; only up to {truth.trimmed} was anything to be deleted")
             known = truth.batches.get(batch.base)
             if known is None:
                 raise Violated(f"{who} holds an offset {batch.base} that is none of the committed batches'")
@@ -216,7 +225,10 @@ class Judge:
             if self.is_member(host, truth):
                 self.holds_truth(host, truth)
         looked = replica.looked & 0xFFFFFFFF
-        for batch in view.batches[looked:]:
+        for number in range(looked, len(view.batches)):
+            batch = view.batches[number]
+            if number and view.batches[number - 1].next != batch.base:
+                raise Violated(f"{truth.directory} on {host} has nothing between {view.batches[number - 1].next} and {batch.base}")
             if batch.producer >= 0:
                 sequence = (batch.producer, batch.producer_epoch, batch.sequence)
                 first_at = replica.sequences.get(sequence, -1)
@@ -285,18 +297,26 @@ class Judge:
             self.holds_truth(node, truth)
 
     def started(self, host: int, truth: Truth, log_start: int) -> None:
-        """The log begins there; that only grows."""
+        """The log begins there; that only grows, and no further than a leader was told to delete."""
         replica = self.replica(host, truth)
         if log_start < replica.log_start:
             raise Violated(f"I3: the log start of {truth.directory} on {host} from {replica.log_start} to {log_start}")
         replica.log_start = log_start
-        if log_start > truth.start:
-            if log_start > truth.end:
-                raise Violated(f"{truth.describe()} begins at {log_start} on {host}")
-            truth.start = log_start
+        if log_start > truth.trimmed:
+            raise Violated(
+                f"I2: {truth.describe()} begins at {log_start} on {host}, but nobody has deleted anything at or after "
+                f"{truth.trimmed}"
+            )
+        truth.start = max(truth.start, log_start)
+
+    def trimming(self, host: int, truth: Truth, offset: int, high_watermark: int) -> None:
+        """A leader is about to delete what lies before this offset, by order of an owner."""
+        if offset > min(high_watermark, truth.end):
+            raise Violated(f"leader {host} of {truth.describe()} deletes up to {offset}, its watermark {high_watermark}")
+        truth.trimmed = max(truth.trimmed, offset)
 
     def forget(self, host: int, truth: Truth) -> None:
-        """A process has ended: the next one on this log may know less of the watermark."""
+        """The power went, and the watermark is not synced: the next process on this log may know less of it."""
         self.replica(host, truth).high_watermark = 0
 
     def storage_lost(self, host: int, key: Key) -> None:
@@ -351,12 +371,21 @@ class Judge:
                 f"of producer {batch.producer} sequence {batch.sequence} is committed"
             )
 
+    def out_of_range(self, truth: Truth, position: int, log_start: int) -> int:
+        """A consumer is told that the log begins after its position; returns where it reads on (I6)."""
+        if log_start > truth.trimmed:
+            raise Violated(
+                f"I6: a consumer of {truth.describe()} at {position} is told that the log begins at {log_start}, but "
+                f"nobody has deleted anything at or after {truth.trimmed}"
+            )
+        return log_start
+
     def consumed(self, truth: Truth, position: int, batches: list[Batch]) -> int:
         """A consumer at ``position`` has been given these; returns its new one (I6)."""
         for batch in batches:
             if batch.next <= position:
                 continue
-            if batch.base > position and position >= truth.start:
+            if batch.base > position:
                 raise Violated(f"I6: a consumer of {truth.directory} at {position} is given offset {batch.base} next")
             known = truth.batches.get(batch.base)
             if known is None or known.body != batch.body or known.epoch != batch.epoch:

@@ -158,7 +158,11 @@ class PartitionProcess(Actor):
         try:
             if error is not None:
                 raise error
-            start = log.delete_before(self.machine.trim_target(message.offset))
+            target = self.machine.trim_target(message.offset)
+            truth = self.world.judge.truths.get(self.key)
+            if truth is not None:
+                self.world.judge.trimming(self.host, truth, target, log.high_watermark)
+            start = log.delete_before(target)
         except KafkaError as refused:
             self._reply(ticket, refusal(refused, self.machine.epoch))
         except StorageError as refused:

@@ -238,9 +238,3 @@ class Actor(Process):
     @property
     def identity(self) -> str:
         return f"{self.name}#{self.start.incarnation}"
-
-    def die(self, status: int, *, power: bool = False) -> None:
-        truth = self.world.judge.truths.get(self.key)
-        super().die(status, power=power)
-        if truth is not None:
-            self.world.judge.forget(self.host, truth)
