@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from logeion.log.files import Data, Entry, Files
 
 SECTOR = 512
+# The changes after which a directory may name other inodes.
+NAMING = frozenset(("create", "rename", "link", "unlink", "sync_dir", "mkdir"))
 
 
 class Killed(BaseException):
@@ -110,6 +112,8 @@ class HostDisk:
         self.durable: dict[str, dict[str, Inode]] = {}
         self.locks: dict[str, ProcessFiles] = {}
         self.full = False
+        # Grows with every change of a name, also of a durable one: whoever has looked need not look again.
+        self.changes = 0
         # Paths whose writes or syncs fail: (kind, part of the path).
         self.broken: set[tuple[str, str]] = set()
         self._inodes = 0
@@ -126,6 +130,7 @@ class HostDisk:
     def lose_power(self) -> None:
         """All processes must have been killed."""
         self.boot += 1
+        self.changes += 1
         survivors: dict[str, dict[str, Inode]] = {}
         for path, names in self.names.items():
             if path not in self.durable:
@@ -146,12 +151,14 @@ class HostDisk:
         """Rename a directory, for good; False when there is none."""
         if source not in self.names:
             return False
+        self.changes += 1
         self.names[target] = self.names.pop(source)
         self.durable[target] = self.durable.pop(source, {})
         return True
 
     def remove(self, path: str) -> None:
         """Remove a directory with all in it."""
+        self.changes += 1
         self.names.pop(path, None)
         self.durable.pop(path, None)
 
@@ -180,6 +187,8 @@ class ProcessFiles(Files):
             self.kill_in -= 1
         if self.disk.broken:
             self._check(kind, path)
+        if kind in NAMING:
+            self.disk.changes += 1
 
     def _check(self, kind: str, path: str) -> None:
         for broken, part in self.disk.broken:

@@ -58,6 +58,7 @@ class LogView:
         self._files: dict[str, _File] = {}
         self._order: list[_File] = []
         self._reading = 0
+        self._seen = -1
 
     @property
     def end(self) -> int:
@@ -66,6 +67,10 @@ class LogView:
 
     def refresh(self) -> bool:
         """Read what is new; True if anything was cut or replaced."""
+        if self._seen == self.disk.changes and self._is_whole():
+            self._read_on()
+            return False
+        self._seen = self.disk.changes
         tree = self.disk.durable if self.durable else self.disk.names
         names = tree.get(self.path)
         logs = [] if names is None else [name for name in names if name[-4:] == ".log"]
@@ -105,6 +110,12 @@ class LogView:
         self._read_on()
         return not grown
 
+    def _is_whole(self) -> bool:
+        """Whether each file that is known still begins with what was read of it."""
+        if self.durable:
+            return all([file.shape == file.inode.synced_shape for file in self._order])
+        return all([file.shape == file.inode.shape for file in self._order])
+
     def _read_on(self) -> None:
         """From the first file that was not read to its end."""
         order = self._order
@@ -119,6 +130,8 @@ class LogView:
         data = file.inode.synced if self.durable else file.inode.data
         at, size = file.parsed, len(data)
         self.torn = ""
+        if at == size:
+            return
         while size - at >= _HEADER.size:
             base, length, epoch, magic, crc, _, delta, _, _, producer, producer_epoch, sequence, count = (
                 _HEADER.unpack_from(data, at)

@@ -35,6 +35,8 @@ class Process:
         self.files = ProcessFiles(on.disk) if on is not None else None
         self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._timer = NEVER
+        # The one that the timer is set for, or an earlier one.
+        self._deadline: float | None = None
         world.made.append(self)
 
     # Running
@@ -92,8 +94,9 @@ class Process:
     def arm(self) -> None:
         """Have ``elapsed`` called when it is due."""
         deadline = self.deadline()
-        if deadline is None:
+        if deadline is None or deadline == self._deadline:
             return
+        self._deadline = deadline
         # A hair later, so that rounding cannot make it too early, again and again.
         due = (self.on.moment(deadline) if self.on is not None else deadline) + 1e-7
         if due < self._timer:
@@ -103,6 +106,7 @@ class Process:
     def _ring(self, due: float) -> None:
         if due == self._timer and self.alive:
             self._timer = NEVER
+            self._deadline = None
             self.run(self._tick)
 
     def _tick(self) -> None:
