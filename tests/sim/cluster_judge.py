@@ -160,6 +160,8 @@ class Judge:
                 del self.budget[node, key]
         for node in sorted(members - known):
             self.holds_truth(node, truth)
+        if before is not None and record.leader_epoch != before.leader_epoch:
+            self.world.elected(truth)
 
     # Logs
 
@@ -295,6 +297,7 @@ class Judge:
         assert newest is not None
         for node in (*newest.isr, *newest.elr):
             self.holds_truth(node, truth)
+        self.world.committed(truth, host)
 
     def started(self, host: int, truth: Truth, log_start: int) -> None:
         """The log begins there; that only grows, and no further than a leader was told to delete."""

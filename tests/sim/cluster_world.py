@@ -31,6 +31,7 @@ from tests.sim.engine import Violated
 from tests.sim.faults import Faults
 from tests.sim.followers import ReplicaProcess
 from tests.sim.leaders import PartitionProcess
+from tests.sim.network import Port
 from tests.sim.world import Settings, World
 
 RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results" / "sim.jsonl"
@@ -39,6 +40,8 @@ CALM_S = 40.0
 CHUNK = 25
 # One seed of so many is a seesaw: what only a truncation before another election shows, the others hardly see.
 SEESAW = 8
+# One of so many is hunted.
+HUNTED = 32
 
 
 class Crashed(AssertionError):
@@ -56,6 +59,21 @@ def drawn(seed: int) -> Settings:
             fetch_bytes=chance.choice((16_384, 256)),
             slow_disk=chance.choice((0.002, 0.05)),
             seesaw=True,
+            late_s=chance.choice((0.0, 1.0)),
+        )
+    if seed % HUNTED == 9:
+        # The quorum stays: it is to name other leaders.
+        return Settings(
+            nodes=4,
+            voters=1,
+            assigned=chance.sample((2, 3, 4), 3),
+            fetch_bytes=256,
+            slow_disk=chance.choice((0.002, 0.05)),
+            # As in real life: who is gone is fenced, and may register anew, before it counts as lagging.
+            heartbeat_s=0.2,
+            session_s=0.6,
+            lag_time_max_s=1.5,
+            hunted=True,
         )
     nodes = chance.choice((3, 3, 3, 4))
     min_isr = chance.choice((2, 2, 2, 1))
@@ -70,6 +88,7 @@ def drawn(seed: int) -> Settings:
         wait_ms=chance.choice((30_000, 500)),
         fetch_bytes=chance.choice((16_384, 256)),
         slow_disk=chance.choice((0.002, 0.004, 0.05)),
+        late_s=chance.choice((0.0, 0.0, 0.0, 1.0)),
     )
 
 
@@ -81,6 +100,9 @@ class ClusterWorld(World):
         chance = self.engine.random
         self.faulty_s = chance.choice((1.0, 2.0, 3.5))
         self.pace = chance.choice((0.08, 0.2, 0.4)) if not self.settings.seesaw else 0.08
+        if self.settings.hunted:
+            # A leader that is gone is missed after a while only.
+            self.faulty_s, self.pace = 4.0, 0.5
         self.faults: Faults | None = None
 
     def live(self) -> None:
@@ -93,7 +115,7 @@ class ClusterWorld(World):
         chance = self.engine.random
         until = self.engine.time + self.faulty_s
         for key in self.keys():
-            if self.settings.seesaw:
+            if self.settings.seesaw or self.settings.hunted:
                 for _ in range(3):
                     self.add_producer(key, pace=0.02, until=until)
                 self.add_careless(key, pace=0.02, until=until)
@@ -109,6 +131,18 @@ class ClusterWorld(World):
         self.check_equal()
         if self.crashes:
             raise Crashed(self.crashes[0])
+
+    def diverged(self, leader: PartitionProcess, lane: Port) -> None:
+        if self.faults is not None:
+            self.faults.ambushes.diverged(leader, lane)
+
+    def elected(self, truth: Truth) -> None:
+        if self.faults is not None:
+            self.faults.ambushes.elected(truth)
+
+    def committed(self, truth: Truth, host: int) -> None:
+        if self.faults is not None:
+            self.faults.ambushes.committed(truth, host)
 
     def keys(self) -> list[Key]:
         """The partitions."""
@@ -181,7 +215,7 @@ def tell(world: ClusterWorld) -> None:
     try:
         world.live()
     except Violated as violation:
-        raise Violated(f"seed {seed} at {world.engine.time:.4f} s: {violation}\n{repeat}") from violation
+        raise type(violation)(f"seed {seed} at {world.engine.time:.4f} s: {violation}\n{repeat}") from violation
     except Crashed as crash:
         raise Crashed(f"seed {seed}: {crash}\n{repeat}") from crash
 

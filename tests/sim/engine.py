@@ -12,6 +12,10 @@ class Violated(AssertionError):
     """An invariant does not hold."""
 
 
+class Stuck(Violated):
+    """Nothing is wrong with what is, but it does not come to an end: liveness, not safety."""
+
+
 # More steps than any seed needs: somebody goes round in circles without time passing.
 STEPS_MAX = 100_000
 
@@ -48,7 +52,7 @@ class Engine:
         self.time, _, what, arguments = heapq.heappop(self._events)
         self.steps += 1
         if self.steps > STEPS_MAX:
-            raise Violated(f"{STEPS_MAX} steps and no end; the last was {what} {arguments}")
+            raise Stuck(f"{STEPS_MAX} steps and no end; the last was {what} {arguments}")
         what(*arguments)
 
     def clear(self) -> None:

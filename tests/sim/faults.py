@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from logeion.actors import messages as m
 from logeion.actors.node.events import DrainAsked
+from tests.sim.ambushes import Ambushes
 from tests.sim.network import Port
 from tests.sim.nodes import NodeProcess
 from tests.sim.process import Process
@@ -59,14 +60,17 @@ class Faults:
                 (1, self.freeze),
                 (3, self.heal_links),
             ]
-        if world.settings.nodes > world.settings.replicas:
+        if world.settings.hunted:
+            kinds = [(3, self.hunt), (1, self.kill_leader), (1, self.freeze)]
+        if world.settings.nodes > world.settings.replicas and not world.settings.hunted:
             kinds.append((3, self.reassign))
         # A seed that does few kinds of things does them often: that goes deeper than a little of everything.
-        share = chance.choice((0.2, 0.4, 0.7, 1.0)) if not world.settings.seesaw else 1.0
+        share = chance.choice((0.2, 0.4, 0.7, 1.0)) if not (world.settings.seesaw or world.settings.hunted) else 1.0
         self.kinds = [kind for kind in kinds if chance.random() < share] or kinds
         self.weights = [weight for weight, _ in self.kinds]
         self.lossy = chance.random() < 0.4
         self.counts: dict[str, int] = {}
+        self.ambushes = Ambushes(world, until, self.counts)
 
     def begin(self) -> None:
         chance, network = self.engine.random, self.world.network
@@ -191,6 +195,11 @@ class Faults:
     def _start_later(self, host: Host) -> None:
         chance = self.engine.random
         self.engine.after(chance.choice((0.05, 0.5, 2.0)) * chance.random(), host.start)
+
+    def hunt(self) -> None:
+        truth = self.a_truth()
+        if truth is not None:
+            self.ambushes.wait_for_watermark(truth)
 
     def stop_all(self) -> None:
         power = self.engine.random.random() < 0.5

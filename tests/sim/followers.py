@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from logeion.actors import messages as m
@@ -144,7 +145,7 @@ class ReplicaProcess(Actor):
                 lane.close()
                 return
             self._lane, self._lane_dial = lane, number
-            lane.on_message = self._from_leader
+            lane.on_message = partial(self._from_leader, number)
             lane.on_closed = self._lane_closed
             self._do(self.machine.connected(number, self.now))
 
@@ -157,22 +158,25 @@ class ReplicaProcess(Actor):
         if self._lane is not None and self._lane_dial == dial:
             lane, self._lane, self._lane_dial = self._lane, None, -1
             lane.on_closed = None
-            lane.close()
+            late_s = self.world.settings.late_s
+            if late_s:
+                # What had come already is handed on, as may happen to any shell: the machine knows whose it is.
+                self.later(late_s, lane.close)
+            else:
+                lane.close()
 
     def _lane_closed(self, lane: Port) -> None:
         if self._lane is lane:
             number, self._lane, self._lane_dial = self._lane_dial, None, -1
             self._do(self.machine.disconnected(number, self.now))
 
-    def _from_leader(self, lane: Port, request: int, message: m.AnyMessage, payload: bytes) -> None:
-        if lane is not self._lane:
-            return
+    def _from_leader(self, dial: int, lane: Port, request: int, message: m.AnyMessage, payload: bytes) -> None:
         match message:
             case m.LogFetched():
                 self._payload = payload
-                self._do(self.machine.answered(self._lane_dial, message, len(payload), self.now))
+                self._do(self.machine.answered(dial, message, len(payload), self.now))
             case m.Watermark():
-                self._do(self.machine.watermark(self._lane_dial, message, self.now))
+                self._do(self.machine.watermark(dial, message, self.now))
 
     def judge_watermark(self, truth: Truth, log: Log) -> None:
         self.world.judge.watermark(self.host, truth, log.high_watermark, leading=False)

@@ -41,13 +41,10 @@ from logeion.actors.messages import (
     TopicPartitions,
 )
 from logeion.wire import errors
+from tests.sim.engine import Stuck, Violated
 
 TOPIC, TOPIC_ID, PARTITIONS = "t", "0" * 31 + "1", 6
 NOT_COORDINATOR = errors.NotCoordinatorError.code
-
-
-class Violated(AssertionError):
-    """An invariant does not hold."""
 
 
 class OffsetsLog:
@@ -323,7 +320,7 @@ class World:
         alive = [m for m in self.members if m.alive]
         owned = sorted(p for m in alive for p in m.owned)
         if alive and owned != list(range(PARTITIONS)):
-            raise Violated(f"after {self.time:.0f} s of which the last 60 calm, members own {owned}")
+            raise Stuck(f"after {self.time:.0f} s of which the last 60 calm, members own {owned}")
 
 
 class MemberBase:
@@ -601,7 +598,7 @@ def run_seed(seed: int, *, protocol: str | None = None, patch: Callable[[World],
     try:
         world.run()
     except Violated as violation:
-        raise Violated(
+        raise type(violation)(
             f"seed {seed} ({world.protocol}) at {world.time:.3f} s: {violation}\n"
             f"repeat: python -m tests.sim.group_world --seeds 1 --start {seed} --protocol {world.protocol}"
         ) from violation

@@ -200,6 +200,8 @@ class PartitionProcess(Actor):
             return
         match effect:
             case Tell(lane=Port() as lane, message=message):
+                if isinstance(message, m.LogFetched) and message.diverging_epoch >= 0:
+                    self.world.diverged(self, lane)
                 lane.tell(message)
             case SendLog(lane=Port() as lane):
                 self._feeder.send(lane, effect.offset, effect.max_bytes, effect.message)  # type: ignore[arg-type]

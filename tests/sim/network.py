@@ -68,6 +68,10 @@ class Port:
             self._shut()
             self.network.end(self)
 
+    def delay(self, seconds: float) -> None:
+        """What this end says from now on arrives so much later."""
+        self._last = max(self._last, self.network.engine.time + seconds)
+
     def _shut(self) -> None:
         """This end is over; its requests fail."""
         self.open = False

@@ -68,40 +68,14 @@ def same_epoch(patch: pytest.MonkeyPatch) -> None:
 
 
 def stale_reply(patch: pytest.MonkeyPatch) -> None:
-    """A fetch's reply is taken though another leader was chosen meanwhile, and what it brought counts.
+    """The answer to a fetch is taken whoever gives it: neither the dial nor the leader epoch is looked at."""
+    honest = ReplicaMachine.answered
 
-    The lane that is given up is still read, as if its bytes had been there already; neither its dial nor its epoch is
-    looked at; and the leader believes a report of more than it has seen of the follower's history.
-    """
+    def answered(self: ReplicaMachine, dial: int, answer: m.LogFetched, size: int, now: float) -> list[Any]:
+        answer = msgspec.structs.replace(answer, epoch=self.slice.leader_epoch)
+        return honest(self, self.dial, answer, size, now)
 
-    def hang_up(self: ReplicaProcess, dial: int) -> None:
-        if self._lane is not None and self._lane_dial == dial:
-            self._lane.on_closed = None
-            self._lane, self._lane_dial = None, -1
-
-    def from_leader(self: ReplicaProcess, lane: Port, request: int, message: Any, payload: bytes) -> None:
-        machine = self.machine
-        if isinstance(message, m.LogFetched):
-            if lane is not self._lane and payload:
-                self._payload = payload
-                self._do([Append(machine.dial)])
-                return
-            self._payload = payload
-            self._do(machine.answered(self._lane_dial, message, len(payload), self.now))
-        elif lane is self._lane:
-            self._do(machine.watermark(self._lane_dial, message, self.now))
-
-    honest = Replication.persisted
-
-    def persisted(self: Replication, lane: Any, message: m.Persisted, now: float) -> list[Effect]:
-        for follower in self.followers.values():
-            if follower.lane == lane and follower.offset >= 0:
-                follower.offset = max(follower.offset, message.durable_end)
-        return honest(self, lane, message, now)
-
-    patch.setattr(ReplicaProcess, "_hang_up", hang_up)
-    patch.setattr(ReplicaProcess, "_from_leader", from_leader)
-    patch.setattr(Replication, "persisted", persisted)
+    patch.setattr(ReplicaMachine, "answered", answered)
 
 
 def stale_incarnation(patch: pytest.MonkeyPatch) -> None:
@@ -124,17 +98,8 @@ def stale_incarnation(patch: pytest.MonkeyPatch) -> None:
 
 
 def expand_early(patch: pytest.MonkeyPatch) -> None:
-    """Whoever has reached the watermark joins the ISR, though a new leader's watermark is an old one.
-
-    That it must have been caught up once in this epoch hides the bug, so that goes, too.
-    """
-    honest, keeps_up = Replication._review, Replication._keeps_up
-
-    def has_come(self: Replication, follower: Any, now: float) -> bool:
-        caught_up_at, follower.caught_up_at = follower.caught_up_at, now
-        found = keeps_up(self, follower, now)
-        follower.caught_up_at = caught_up_at
-        return found
+    """Whoever has reached the watermark and keeps up joins the ISR, though a new leader's watermark is an old one."""
+    honest = Replication._review
 
     def review(self: Replication, effects: list[Effect], now: float) -> None:
         start, self.epoch_start = self.epoch_start, 0
@@ -142,7 +107,6 @@ def expand_early(patch: pytest.MonkeyPatch) -> None:
         self.epoch_start = start
 
     patch.setattr(Replication, "_review", review)
-    patch.setattr(Replication, "_keeps_up", has_come)
 
 
 def shrink_alone(patch: pytest.MonkeyPatch) -> None:
@@ -204,6 +168,22 @@ def watermark_first(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ReplicaMachine, "_diverged", diverged)
 
 
+def watermark_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """A start does not look at the watermark that was written down."""
+    patch.setattr(Recovery, "_state", lambda self: None)
+
+
+def empties_log(patch: pytest.MonkeyPatch) -> None:
+    """A follower's start empties its log up to the watermark that it knows."""
+    honest = ReplicaProcess.begin
+
+    def begin(self: ReplicaProcess, log: Any) -> None:
+        log.reset(log.high_watermark)
+        honest(self, log)
+
+    patch.setattr(ReplicaProcess, "begin", begin)
+
+
 # The controller
 
 
@@ -252,18 +232,17 @@ def act_uncommitted(patch: pytest.MonkeyPatch) -> None:
 
 
 def vote_not_persisted(patch: pytest.MonkeyPatch) -> None:
-    """A restart has forgotten for whom it voted (and that it may have promised something)."""
-    honest, begin = raft_world.Disk._carry_out, Raft.__init__
+    """A new term, and whom it was given, is not among what a step has to write."""
+    honest = Raft.step
 
-    def forgetful(self: raft_world.Disk, write: Any) -> None:
-        honest(self, SaveVote(write.term, None) if isinstance(write, SaveVote) else write)
+    def step(self: Raft, message: Any, now: float) -> Any:
+        blank = self.blank
+        out = honest(self, message, now)
+        if self.blank == blank:
+            out.writes[:] = [write for write in out.writes if not isinstance(write, SaveVote)]
+        return out
 
-    def eager(self: Raft, *arguments: Any, **named: Any) -> None:
-        begin(self, *arguments, **named)
-        self.role.heard = float("-inf")  # type: ignore[union-attr]
-
-    patch.setattr(raft_world.Disk, "_carry_out", forgetful)
-    patch.setattr(Raft, "__init__", eager)
+    patch.setattr(Raft, "step", step)
 
 
 def commit_by_count(patch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING
 from logeion.actors.controller.raft.effects import AppendLog, Effects
 from logeion.actors.controller.raft.messages import AskVote, Entry, Snapshot, VoteAnswered
 from logeion.actors.controller.raft.roles import Leader
+from tests.sim.engine import Violated
 
 if TYPE_CHECKING:
     from tests.sim.raft_world import Host, World
-
-
-class Violated(AssertionError):
-    """An invariant does not hold."""
 
 
 def chained(digest: int, entry: Entry) -> int:

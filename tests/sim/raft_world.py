@@ -44,7 +44,8 @@ from logeion.actors.controller.raft.messages import (
 from logeion.actors.controller.raft.roles import Leader
 from logeion.actors.controller.raft.state import Settings, Stored
 from logeion.wire.errors import KafkaError
-from tests.sim.raft_judge import Judge, Violated, chained
+from tests.sim.engine import Stuck, Violated
+from tests.sim.raft_judge import Judge, chained
 
 SETTINGS = Settings(append_bytes_max=48)  # a few entries, or a piece of a snapshot
 
@@ -122,6 +123,10 @@ class Host:
         disk = self.disk
         disk.entries = continued(disk.snapshot, disk.entries)
         stored = Stored(disk.term, disk.voted_for, disk.snapshot, list(disk.entries), disk.blank)
+        known = max(disk.snapshot.term, disk.entries[-1].term if disk.entries else 0)
+        if known > disk.term:
+            # As the real storage does: whoever has an entry of a term was in it.
+            stored = Stored(known, None, disk.snapshot, list(disk.entries), disk.blank)
         self.raft = Raft(
             self.number, stored, self.world.settings, self.world.seed * 64 + self.number + self.life * 8, self.now
         )
@@ -264,7 +269,7 @@ class World:
         self.at(self.faults_until, self.heal)
         while not self.settled():
             if self.time > self.faults_until + 10.0:
-                raise Violated("10 s without faults, and a proposal is not applied by every voter")
+                raise Stuck("10 s without faults, and a proposal is not applied by every voter")
             self.time, _, what = heapq.heappop(self.events)
             what()
 
@@ -399,7 +404,7 @@ def run_seed(seed: int, *, voters: int | None = None) -> World:
         world.run()
     except Violated as violation:
         only = f" --voters {voters}" if voters else ""
-        raise Violated(
+        raise type(violation)(
             f"seed {seed} ({len(world.voters)} voters) at {world.time:.4f} s: {violation}\n"
             f"repeat: python -m tests.sim.raft_world --seeds 1 --start {seed}{only}"
         ) from violation

@@ -14,7 +14,7 @@ from logeion.wire.errors import MalformedError, StorageError
 from tests.sim.clients import CarelessProducer, Client, Consumer, Producer, make_batch
 from tests.sim.cluster_judge import Judge, Key, Truth
 from tests.sim.controllers import ControllerProcess
-from tests.sim.engine import Engine, Violated
+from tests.sim.engine import Engine, Stuck
 from tests.sim.followers import ReplicaProcess
 from tests.sim.hosts import Host
 from tests.sim.leaders import PartitionProcess
@@ -49,8 +49,12 @@ class Settings(msgspec.Struct, kw_only=True):
     raft_bytes: int = 1_048_576
     snapshot_bytes: int = 1_048_576
     assigned: list[int] = []
+    # For how long a follower's shell still reads the lanes that its machine has given up.
+    late_s: float = 0.0
     # Leaders come and go so fast that their logs part, and clients never hear what became of their batches.
     seesaw: bool = False
+    # Few things happen, and each at the worst moment: whoever is left to follow a new leader has lost all it had.
+    hunted: bool = False
 
     @property
     def topic_defaults(self) -> Mapping[str, str]:
@@ -168,7 +172,7 @@ class World:
         engine.time = max(engine.time, until)
 
     def run_until(self, condition: Callable[[], object], limit: float, what: str = "", every: int = 8) -> None:
-        """Let time pass until something holds; raises ``Violated`` after ``limit`` seconds."""
+        """Let time pass until something holds; raises ``Stuck`` after ``limit`` seconds."""
         engine = self.engine
         end = engine.time + limit
         number = 0
@@ -177,7 +181,7 @@ class World:
             if number % every == 0 and condition():
                 return
             if engine.time > end:
-                raise Violated(f"after {limit:.1f} s: {what}")
+                raise Stuck(f"after {limit:.1f} s: {what}")
             engine.next()
 
     def close(self) -> None:
@@ -259,6 +263,15 @@ class World:
 
     def judge_reset(self, host: int, key: Key) -> None:
         """A follower begins anew: its watermark may be a lower one."""
+
+    def diverged(self, leader: PartitionProcess, lane: Port) -> None:
+        """A leader is about to tell a follower where their logs part."""
+
+    def elected(self, truth: Truth) -> None:
+        """Another leader epoch of this partition has begun."""
+
+    def committed(self, truth: Truth, host: int) -> None:
+        """A leader's watermark is the highest that ever was."""
 
     def to_gateways(self, host: Host, message: m.Message) -> None:
         """Nobody listens: clients ask ``who_leads``."""
