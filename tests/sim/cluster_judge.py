@@ -230,7 +230,9 @@ class Judge:
         for number in range(looked, len(view.batches)):
             batch = view.batches[number]
             if number and view.batches[number - 1].next != batch.base:
-                raise Violated(f"{truth.directory} on {host} has nothing between {view.batches[number - 1].next} and {batch.base}")
+                raise Violated(
+                    f"{truth.directory} on {host} has nothing between {view.batches[number - 1].next} and {batch.base}"
+                )
             if batch.producer >= 0:
                 sequence = (batch.producer, batch.producer_epoch, batch.sequence)
                 first_at = replica.sequences.get(sequence, -1)
@@ -315,7 +317,9 @@ class Judge:
     def trimming(self, host: int, truth: Truth, offset: int, high_watermark: int) -> None:
         """A leader is about to delete what lies before this offset, by order of an owner."""
         if offset > min(high_watermark, truth.end):
-            raise Violated(f"leader {host} of {truth.describe()} deletes up to {offset}, its watermark {high_watermark}")
+            raise Violated(
+                f"leader {host} of {truth.describe()} deletes up to {offset}, its watermark {high_watermark}"
+            )
         truth.trimmed = max(truth.trimmed, offset)
 
     def forget(self, host: int, truth: Truth) -> None:

@@ -24,7 +24,7 @@ from logeion.actors.partition.effects import Answer, Effect, Mail, Write, Writte
 from logeion.actors.partition.isr import Isr
 from logeion.actors.partition.machine import ACKS_ALL, ACKS_LEADER, Machine
 from logeion.actors.partition.replication import Replication
-from logeion.actors.replica.machine import Append, Commit, ReplicaMachine
+from logeion.actors.replica.machine import Commit, ReplicaMachine
 from logeion.log import cutting
 from logeion.log import log as log_module
 from logeion.log.epochs import EpochCache
@@ -32,7 +32,6 @@ from logeion.log.recovery import Recovery
 from logeion.log.sync import SyncHandle
 from tests.sim import group_world, raft_world
 from tests.sim.followers import ReplicaProcess
-from tests.sim.network import Port
 
 # The leader
 

@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
-from tests.sim import planted
+from tests.sim import planted, raft_world
 from tests.sim.cluster_world import ClusterWorld, Report, chunks, run_chunk, run_seed
+from tests.sim.engine import Stuck
 
 SEEDS = 500
 
@@ -56,11 +57,26 @@ def test_a_world_has_what_the_seeds_are_for() -> None:
         assert what in words, what
 
 
+@pytest.mark.parametrize(
+    ("world", "entry"), [("vote not persisted", raft_world.World), ("ack before the ISR has it", ClusterWorld)]
+)
+@pytest.mark.parametrize("ending", [Stuck("after 40.0 s: not settled"), ZeroDivisionError("a crash")])
+def test_neither_a_crash_nor_a_world_without_rest_is_an_invariants_complaint(
+    monkeypatch: pytest.MonkeyPatch, world: str, entry: type, ending: Exception
+) -> None:
+    def live(self: object) -> None:
+        raise ending
+
+    monkeypatch.setattr(entry, "run" if entry is raft_world.World else "live", live)
+    assert planted.run(world, 0) == ""
+    assert planted.find(world, seeds=3) is None
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", planted.PLANTS)
 def test_a_planted_bug_is_caught(name: str) -> None:
-    """By an invariant, at the seed that is known to; and that seed is clean without the bug.
+    """By an invariant of safety, at the seed that is known to; and that seed is clean without the bug.
 
     When the product changes, seeds come to tell other stories: then others are looked at, up to the 2,000 that are
     promised.

@@ -11,7 +11,8 @@ from logeion.actors.controller.raft.machine import Raft
 from logeion.actors.controller.raft.messages import AskVote, Elapsed, Entry, Proposal, Propose, Snapshot
 from logeion.actors.controller.raft.roles import Leader
 from logeion.actors.controller.raft.state import Settings, Stored, Voter
-from tests.sim.raft_world import Disk, Violated, World, run_seed
+from tests.sim import plants
+from tests.sim.raft_world import Violated, World, run_seed
 
 
 def test_no_seed_breaks_an_invariant() -> None:
@@ -47,20 +48,7 @@ def caught(seeds: int = 2_000) -> str:
 
 
 def test_a_vote_not_persisted_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = Disk._carry_out
-
-    def forgetful(self: Disk, write: object) -> None:
-        honest(self, SaveVote(write.term, None) if isinstance(write, SaveVote) else write)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Disk, "_carry_out", forgetful)
-    # A start counts as having heard a leader, which hides most second votes: take that away, too.
-    begin = Raft.__init__
-
-    def eager(self: Raft, *arguments: object, **named: object) -> None:
-        begin(self, *arguments, **named)  # type: ignore[arg-type]
-        self.role.heard = float("-inf")  # type: ignore[union-attr]
-
-    monkeypatch.setattr(Raft, "__init__", eager)
+    plants.vote_not_persisted(monkeypatch)
     violation = caught()
     assert "votes for" in violation or "both lead" in violation
 

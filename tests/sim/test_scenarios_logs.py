@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
 from logeion.actors import messages as m
+from logeion.actors.gateway.fetch import _Reading
+from logeion.actors.gateway.state import Gateway
 from logeion.actors.partition.effects import Tell
-from logeion.wire.apis import PartitionData
-from logeion.wire.errors import KafkaStorageError, OffsetOutOfRangeError
+from logeion.actors.replica.machine import Effect, Hangup
+from logeion.wire.apis import FetchPartition, FetchRequest, PartitionData
+from logeion.wire.errors import NotLeaderOrFollowerError, OffsetOutOfRangeError, UnknownServerError
+from tests.sim.network import Port
 from tests.sim.stage import Stage
 
 
@@ -54,28 +62,36 @@ def test_logs_that_differ_at_the_same_offset_after_hard_failures_are_told_apart_
     assert stage.said(f"{old.host}:replica/t-0 truncates from 4 to 3") == 1
 
 
-def test_two_failovers_in_a_row_are_truncated_in_as_many_rounds_as_it_takes() -> None:
-    """KIP-279 (KAFKA-6361): a follower has an epoch that the newest leader never saw."""
-    stage = Stage(min_isr=2)
+def test_failovers_in_a_row_are_truncated_in_as_many_rounds_as_it_takes() -> None:
+    """KIP-279 (KAFKA-6361): both replicas led by turns, each in epochs that the other never saw.
+
+    Two replicas that are never up together take what is acknowledged by themselves alone: 2 has the epochs a, c and e,
+    3 has a, b and d. When 3 follows 2, d is answered with c, and b with a.
+    """
+    stage = Stage(min_isr=2, voters=1, assigned=[2, 3])
     producer = stage.producer()
+    assert stage.leader().host == 2
     stage.send(producer, 2)
-    first = stage.leader()
-    stage.isolate(first.host)
-    for _ in range(2):
-        stage.append(first)
-    stage.wait(lambda: stage.truth.newest.leader not in (-1, first.host), limit=20.0)  # type: ignore[union-attr]
-    second = stage.leader()
-    third = next(node for node in stage.hosts if node not in (first.host, second.host))
-    stage.network.block([(second.host, third), (third, second.host)])
-    stage.append(second)
-    stage.append(second)
-    stage.down(second.host)
-    stage.network.heal()
-    stage.wait(lambda: stage.leader_of(stage.truth) is not None, limit=20.0)
-    stage.hosts[second.host].start()
-    stage.send(producer, 2)
+    epochs: dict[int, list[int]] = {2: [stage.leader().machine.epoch], 3: []}
+    for down, leads, batches in ((2, 3, 2), (3, 2, 3), (2, 3, 2), (3, 2, 1)):
+        stage.down(down)
+        stage.hosts[leads].start()
+        stage.wait(lambda leads=leads: stage.leads(leads), limit=20.0)  # type: ignore[misc]
+        for _ in range(batches):
+            assert isinstance(stage.append(stage.leader()), m.Appended)
+        epochs[leads].append(stage.leader().machine.epoch)
+    assert stage.truth.end == 2, "nothing more is committed: the other one was away each time"
+    assert epochs[2][0] < epochs[3][0] < epochs[2][1] < epochs[3][1] < epochs[2][2]
+    ends = {node: stage.judge.replica(node, stage.truth).here for node in (2, 3)}
+    for view in ends.values():
+        view.refresh()
+    assert (ends[2].end, ends[3].end) == (6, 6)
+    stage.hosts[3].start()
     stage.calm()
-    assert stage.said("truncates from") >= 1
+    assert stage.said("3:replica/t-0 truncates from 6 to 4") == 1, "the end of its epoch b"
+    assert stage.said("3:replica/t-0 truncates from 4 to 2") == 1, "the end of epoch a"
+    assert stage.said("3:replica/t-0 truncates") == 2
+    assert stage.truth.end == 6
 
 
 def test_epochs_without_a_record_are_reconciled_too() -> None:
@@ -106,18 +122,62 @@ def test_epochs_without_a_record_are_reconciled_too() -> None:
 
 
 def test_a_fetch_reply_of_a_leader_that_was_left_is_ignored() -> None:
-    """KAFKA-7786, KAFKA-13207."""
+    """KAFKA-7786, KAFKA-13207: the old leader's answer comes when another one is followed, by a lane still read."""
+    stage = Stage(late_s=2.0)
+    producer = stage.producer()
+    stage.send(producer)
+    node = stage.followers()[0]
+    follower, old = stage.follower(node), stage.leader()
+    machine = follower.machine
+    old_epoch, heard = machine.slice.leader_epoch, []
+    honest = machine.answered
+
+    def answered(dial: int, answer: m.LogFetched, size: int, now: float) -> list[Effect]:
+        effects = honest(dial, answer, size, now)
+        heard.append((answer.epoch, size, machine.slice.leader_epoch, machine._fetching, effects))
+        return effects
+
+    machine.answered = answered  # type: ignore[method-assign]
+    lane = old.machine.followers[node].lane
+    assert isinstance(lane, Port)
+    lane.delay(1.0)
+    assert isinstance(stage.append(old), m.Appended)
+    assert old.log is not None and old.log.end_offset == 2
+    old.kill()
+    stage.wait(lambda: stage.leader().machine.epoch > old_epoch)
+    stage.send(producer, 2)
+    stage.run(stage.engine.time + 1.0)
+    [(size, now, fetching, effects)] = [what for epoch, *what in heard if epoch == old_epoch]
+    assert size and now > old_epoch and fetching, "it came, and an answer was awaited"
+    assert effects == []
+    stage.calm()
+
+
+def test_an_answer_of_another_epoch_counts_for_nothing_whoever_gives_it() -> None:
+    """KAFKA-7786: on the lane that is followed, but of an epoch that is not."""
     stage = Stage()
+    stage.send(stage.producer(), 2)
+    stage.settle()
+    stage.leader().kill()
+    stage.wait(lambda: stage.leader().machine.epoch > 0)
+    stage.settle()
     follower = stage.follower(stage.followers()[0])
     machine = follower.machine
-    old_dial, old_epoch, end = machine.dial, machine.slice.leader_epoch, machine.end
-    stage.leader().kill()
-    stage.wait(lambda: follower.machine.slice.leader_epoch > old_epoch)
-    stage.wait(lambda: machine.dial > old_dial)
-    late = m.LogFetched(epoch=old_epoch, log_start=0, high_watermark=99, end=99)
-    assert machine.answered(old_dial, late, 500, follower.now) == []
-    assert machine.watermark(old_dial, m.Watermark(epoch=old_epoch, high_watermark=99, log_start=0), follower.now) == []
-    assert (machine.end, machine.high_watermark) == (end, follower.log.high_watermark)  # type: ignore[union-attr]
+    epoch, end, watermark = machine.slice.leader_epoch, machine.end, machine.high_watermark
+    for other in (epoch - 1, epoch + 1):
+        for answer in (
+            m.LogFetched(epoch=other, log_start=0, high_watermark=9, end=9),
+            m.LogFetched(epoch=other, log_start=0, high_watermark=9, end=9, diverging_epoch=0, diverging_end=1),
+            m.LogFetched(epoch=other, log_start=5, high_watermark=9, end=9, code=OffsetOutOfRangeError.code),
+        ):
+            stage.wait(lambda: machine._fetching)
+            told = m.Watermark(epoch=other, high_watermark=9, log_start=1)
+            assert machine.watermark(machine.dial, told, follower.now) == []
+            effects = machine.answered(machine.dial, answer, 0, follower.now)
+            assert [type(effect) for effect in effects] == [Hangup], "it dials anew, and does nothing else"
+            follower._do(effects)
+            follower.arm()
+    assert (machine.end, machine.high_watermark, machine.log_start) == (end, watermark, 0)
     stage.calm()
 
 
@@ -293,7 +353,9 @@ def test_after_a_failed_write_nothing_more_is_appended_there() -> None:
     assert stage.judge.replica(old.host, stage.truth).here.end == end
     stage.wait(lambda: not producer.waiting, limit=20.0)
     assert not stage.leads(old.host), "another replica took over"
-    assert KafkaStorageError.code == 56
+    assert stage.said(f"{old.host}:partition/t-0 ends:") == 1
+    states = [line for line in stage.engine.trace if f"{old.host}:partition/t-0 leads" in line]
+    assert len(states) == 1, "it does not lead again on that log"
     stage.calm()
 
 
@@ -325,14 +387,55 @@ def test_producers_are_known_again_after_a_truncation() -> None:
     stage.calm()
 
 
-def test_no_replica_is_preferred_for_reading() -> None:
-    """KAFKA-14372, KAFKA-15390 are about reading from followers (KIP-392): a follower here answers no consumer."""
+def test_only_the_leader_is_read_from() -> None:
+    """KAFKA-14372, KAFKA-15390 are about a preferred replica that lags or is fenced (KIP-392).
+
+    Here no other than the leader is ever named: each host's gateway, asked by a consumer of its own rack, refuses with
+    the leader's name, be the follower beside it in sync, hung, or fenced.
+    """
     stage = Stage()
     stage.send(stage.producer())
-    leader = stage.leader()
-    follower = stage.follower(stage.followers()[0])
-    assert stage.ask(follower, m.Watch(epoch=leader.machine.epoch, offset=0), limit=0.5) is None
-    assert PartitionData(partition_index=0, error_code=0, high_watermark=0).preferred_read_replica == -1
+    stage.settle()
+    leader, [hung, gone] = stage.leader(), stage.followers()
+    images = {node: stage.hosts[node].processes["node"].machine.image for node in stage.hosts}  # type: ignore[attr-defined]
+
+    def fetched(node: int) -> PartitionData:
+        gateway: Any = SimpleNamespace(node=node, image=images[node], controller_id=1)
+        gateway.config = SimpleNamespace(node=SimpleNamespace(rack="here"))
+        gateway.advertised = lambda local: ("host", 9092)
+        gateway.leader_code = partial(Gateway.leader_code, gateway)
+        gateway.link = lambda topic, partition: served.append(node) or (_ for _ in ()).throw(UnknownServerError("led"))
+        asked = FetchPartition(partition=0, fetch_offset=0, partition_max_bytes=1_000)
+        topic = images[node].topic_by_id(stage.key[0])
+        call: Any = SimpleNamespace(
+            gateway=gateway,
+            request=FetchRequest(max_bytes=1_000, rack_id="here"),
+            _topics=[("t", None, topic, [asked])],
+            exchange=SimpleNamespace(
+                header=SimpleNamespace(api_version=16), connection=SimpleNamespace(local=("host", 9092))
+            ),
+        )
+        [topics] = _Reading(call).response.responses
+        return topics.partitions[0]
+
+    served: list[int] = []
+    for what in ("in sync", "lagging", "fenced"):
+        if what == "lagging":
+            stage.follower(hung).freeze()
+            stage.give(stage.producer(), 1)
+            stage.wait(lambda: hung not in stage.isr)
+        elif what == "fenced":
+            stage.down(gone)
+            stage.wait(lambda: gone in stage.judge.image.fenced)
+        for node in stage.followers():
+            answer = fetched(node)
+            assert answer.error_code == NotLeaderOrFollowerError.code, what
+            assert answer.preferred_read_replica == -1 and not answer.records
+            assert answer.current_leader.leader_id == leader.host
+        assert fetched(leader.host).preferred_read_replica == -1
+    assert set(served) == {leader.host}
+    stage.hosts[gone].start()
+    stage.calm()
 
 
 def test_a_consumer_that_waits_is_woken_by_replication() -> None:
