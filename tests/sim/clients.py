@@ -112,7 +112,7 @@ class Producer(Client):
         if self.engine.time >= self.until:
             return
         chance = self.engine.random
-        if len(self.waiting) < 20:
+        if len(self.waiting) < 10:
             for _ in range(chance.choice((1, 1, 2, 4))):
                 count = chance.choice((1, 1, 3))
                 self.waiting.append((self.sequence, self.world.batch(self.producer_id, self.sequence, count)))

@@ -102,7 +102,7 @@ class ClusterWorld(World):
         self.pace = chance.choice((0.08, 0.2, 0.4)) if not self.settings.seesaw else 0.08
         if self.settings.hunted:
             # A leader that is gone is missed after a while only.
-            self.faulty_s, self.pace = 4.0, 0.5
+            self.faulty_s, self.pace = 3.0, 0.5
         self.faults: Faults | None = None
 
     def live(self) -> None:
@@ -116,7 +116,7 @@ class ClusterWorld(World):
         until = self.engine.time + self.faulty_s
         for key in self.keys():
             if self.settings.seesaw or self.settings.hunted:
-                for _ in range(3):
+                for _ in range(3 if self.settings.seesaw else 1):
                     self.add_producer(key, pace=0.02, until=until)
                 self.add_careless(key, pace=0.02, until=until)
             for _ in range(chance.choice((1, 2))):

@@ -112,9 +112,10 @@ class LogView:
 
     def _is_whole(self) -> bool:
         """Whether each file that is known still begins with what was read of it."""
-        if self.durable:
-            return all([file.shape == file.inode.synced_shape for file in self._order])
-        return all([file.shape == file.inode.shape for file in self._order])
+        for file in self._order:
+            if file.shape != (file.inode.synced_shape if self.durable else file.inode.shape):
+                return False
+        return True
 
     def _read_on(self) -> None:
         """From the first file that was not read to its end."""
