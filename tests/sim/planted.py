@@ -40,7 +40,7 @@ PLANTS: dict[str, Plant] = {
     "stale incarnation counted as progress": Plant(plants.stale_incarnation, 391),
     "ISR expanded before the epoch start": Plant(plants.expand_early, 9),
     "ISR shrunk without the controller": Plant(plants.shrink_alone, 12),
-    "lower partition epoch accepted": Plant(plants.lower_partition_epoch, 115),
+    "lower partition epoch accepted": Plant(plants.lower_partition_epoch, 173),
     "leader elected outside ISR and ELR": Plant(plants.elect_anybody, 28),
     "controller acts on an uncommitted record": Plant(plants.act_uncommitted, 0),
     "watermark forgotten by a restart": Plant(plants.watermark_forgotten, 0),
