@@ -12,7 +12,13 @@ Times are seconds of CLOCK_MONOTONIC, ``proc`` is unique over all files, ``i`` o
 * ``final``: key -> [log start, end]: between t_inv and t_ret this process read the key from its beginning to the end
   (its polls are lines of their own). A key that was compacted or holds control records gives the explained gaps as a
   third element: [[first, last], …].
-* ``replica``: ``{key, replica, start, hw, batches: [[base, last, digest], …]}``: one replica's raw log, after healing.
+* ``own``: the keys that a member of ``group`` has begun to own, in ``gen`` where its client shows it; ``disown``: those
+  it has no more. A member that says nothing owns them to the end.
+* ``replica``: ``{key, replica, start, hw, batches: [[base, last, digest, epoch], …]}``: one replica's raw log, after
+  healing; the epoch may be left out.
+* ``epochs``: ``{key, leaders: [[epoch, node], …], gone: [[offset, v, epoch, node | null], …]}``: who led when, as the
+  cluster's metadata log says, and what stood in a replica's raw log once and does no more. Who answered a send that
+  does not say it follows: the epoch is that of the batch that holds its value, the leader is that of the epoch.
 * ``fault``: what was done to the cluster; an object has ``what`` and may have ``majority: false``.
 * ``config``: the fields of `tests.checker.verdict.Config`. ``crash``: the process ends here.
 
@@ -35,10 +41,15 @@ Send: TypeAlias = "tuple[float, int, int, float, int | str, str, list[list[Any]]
 # (t_inv, i, op, t_ret, proc, type, [[offset, v], …], rebalanced, group, generation)
 Poll: TypeAlias = "tuple[float, int, int, float, int | str, str, list[list[Any]], bool, str, int]"
 
-SENDS, POLLS, ENDS, COMMITS, COMMITTED, FINALS, REPLICAS, SEEKS = range(8)
+SENDS, POLLS, ENDS, COMMITS, COMMITTED, FINALS, REPLICAS, SEEKS, OWNED, EPOCHS = range(KINDS := 10)
 # What one shard may hold of the input, in bytes; a decoded operation takes about four times its line.
 SHARD_BYTES = 64 << 20
 SPILL_EVENTS = 50_000
+
+
+def no_events() -> tuple[list[Any], ...]:
+    """What a key has before its first event: a list for each kind."""
+    return tuple([] for _ in range(KINDS))
 
 
 class HistoryError(Exception):
@@ -181,6 +192,11 @@ class History:
                 self._put(COMMITS, key, (*head, op.type, position, op.group, op.gen, op.member, op.reset))
         elif op.type != "ok":
             return
+        elif op.f == "own" or op.f == "disown":
+            for key in op.value:
+                self._put(OWNED, key, (*head, op.group, op.gen, op.member, op.f == "own"))
+        elif op.f == "epochs":
+            self._put(EPOCHS, op.value["key"], (*head, op.value["leaders"], op.value["gone"]))
         elif op.f == "list_end":
             for key, end in op.value.items():
                 self._put(ENDS, key, (*head, end))
@@ -200,7 +216,7 @@ class History:
         held = self._held[hash(key) % self.shards] if self.shards > 1 else self._held[0]
         events = held.get(key)
         if events is None:
-            events = held[key] = ([], [], [], [], [], [], [], [])
+            events = held[key] = no_events()
         events[kind].append(event)
         if self._directory is not None:
             self._count += 1
@@ -226,7 +242,7 @@ class History:
         if self._directory is not None:
             events = {}
             for key, part in self._blocks(self._directory / str(shard)):
-                whole = events.setdefault(key, ([], [], [], [], [], [], [], []))
+                whole = events.setdefault(key, no_events())
                 for mine, more in zip(whole, part, strict=True):
                     mine.extend(more)
         for kinds in events.values():

@@ -77,6 +77,9 @@ class Judgement:
             self.fault_gaps[number][key] = round(seconds * 1000, 3)
         entry: dict[str, Any] = {
             "acked": acked,
+            # Of so many acknowledged sends it is known in which epoch, and by whom, they were answered.
+            "epochs_known": sum([send[7] is not None for send in tables.sends if send[5] == "ok"]),
+            "leaders_known": sum([send[8] is not None for send in tables.sends if send[5] == "ok"]),
             "read": len(tables.seen),
             "log": len(tables.order),
             "gap_ms": gaps.percentiles([end - start for start, end in pauses]),

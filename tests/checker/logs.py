@@ -135,7 +135,7 @@ def replicas(tables: Tables, events: tuple[list[Any], ...]) -> Iterator[Finding]
     floor = max(entry[6] for entry in raw)
     batches: dict[tuple[int, int], dict[str, str]] = {}
     for entry in raw:
-        for base, last, digest in entry[8]:
+        for base, last, digest, *_ in entry[8]:
             if last >= floor and base < watermark:
                 batches.setdefault((base, last), {})[str(entry[5])] = digest
     names = {str(entry[5]) for entry in raw}

@@ -7,12 +7,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from tests.checker.history import COMMITS, COMMITTED, FINALS
+from tests.checker.history import COMMITS, COMMITTED, FINALS, OWNED
 from tests.checker.tables import Tables
 from tests.checker.verdict import Finding
 
 # (t_inv, i, op, t_ret, proc, type, position, group, generation, member, reset)
 Commit = tuple[float, int, int, float, int | str, str, int, str, int, str, bool]
+# (from, to, member, op)
+Interval = tuple[float, float, str, int]
 
 
 def judge(tables: Tables, events: tuple[list[Any], ...], began: dict[int | str, float]) -> Iterator[Finding]:
@@ -23,10 +25,15 @@ def judge(tables: Tables, events: tuple[list[Any], ...], began: dict[int | str, 
     read_back: dict[str, list[Any]] = defaultdict(list)
     for entry in events[COMMITTED]:
         read_back[entry[6]].append(entry)
-    for group in groups.keys() | read_back.keys():
+    owned: dict[str, list[Any]] = defaultdict(list)
+    for entry in events[OWNED]:
+        owned[entry[5]].append(entry)
+    for group in groups.keys() | read_back.keys() | owned.keys():
         accepted = [commit for commit in groups[group] if commit[5] == "ok"]
         yield from _skips(tables, events, group, accepted, read_back[group])
         yield from _owners(tables.key, accepted)
+        yield from _assigned_twice(tables.key, owned[group])
+        yield from _committed_late(tables.key, accepted, _intervals(owned[group]))
         yield from _regressions(tables.key, accepted, read_back[group])
         yield from _redeliveries(tables, group, accepted, began)
 
@@ -66,6 +73,46 @@ def _owners(key: str, accepted: list[Commit]) -> Iterator[Finding]:
             yield Finding("group-double-owner", key, note, (commit[6],), (), (other[2], commit[2]))
         if newest is None or newest[8] <= generation:
             newest = commit
+
+
+def _assigned_twice(key: str, owned: list[Any]) -> Iterator[Finding]:
+    owners: dict[int, tuple[str, int]] = {}
+    for _, _, op, _, _, _, generation, member, begins in owned:
+        if begins and generation >= 0:
+            other, first = owners.setdefault(generation, (member, op))
+            if other != member:
+                note = f"generation {generation} gave it to {other} and to {member}"
+                yield Finding("group-double-owner", key, note, (), (), (first, op))
+
+
+def _intervals(owned: list[Any]) -> list[Interval]:
+    """When each member owned the key; to the end where it never said that it does no more."""
+    found: list[Interval] = []
+    begun: dict[str, tuple[float, int]] = {}
+    for t_inv, _, op, t_ret, _, _, _, member, begins in owned:
+        if begins:
+            begun[member] = (t_inv, op)
+        elif member in begun:
+            since, first = begun.pop(member)
+            found.append((since, t_ret, member, first))
+    found += [(since, float("inf"), member, first) for member, (since, first) in begun.items()]
+    return sorted(found)
+
+
+def _committed_late(key: str, accepted: list[Commit], intervals: list[Interval]) -> Iterator[Finding]:
+    """Where a client shows no generation: the owner before committed after the next one had."""
+    newest: tuple[Interval, Commit] | None = None
+    told: set[str] = set()
+    for commit in sorted(accepted, key=lambda commit: commit[3]):
+        held = [one for one in intervals if one[2] == commit[9] and one[0] <= commit[0] and commit[3] <= one[1]]
+        if commit[8] >= 0 or not held:
+            continue
+        if newest is None or newest[0][0] <= held[-1][0]:
+            newest = held[-1], commit
+        elif newest[0][2] != commit[9] and newest[1][3] < commit[0] and commit[9] not in told:
+            told.add(commit[9])
+            note = f"{commit[9]}, which owns it since {held[-1][0]:.3f}, committed after its next owner {newest[0][2]}"
+            yield Finding("group-double-owner", key, note, (commit[6],), (), (newest[1][2], commit[2]))
 
 
 def _regressions(key: str, accepted: list[Commit], read_back: list[Any]) -> Iterator[Finding]:

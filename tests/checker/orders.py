@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tests.checker.history import ENDS, SEEKS, Value
+from tests.checker.history import ENDS, EPOCHS, SEEKS, Value
 from tests.checker.tables import Processes, Tables
 from tests.checker.verdict import Finding
 
@@ -139,6 +139,13 @@ def acks(tables: Tables, events: tuple[list[Any], ...]) -> Iterator[Finding]:
                 note = f"acknowledged in epoch {epoch} after one of epoch {newest}, and not in the log"
                 offsets = () if offset is None else (offset,)
                 yield Finding("zombie-ack", key, note, offsets, (value,), (newest_op, op))
+    elected: dict[int, tuple[int | str, int]] = {}
+    for entry in events[EPOCHS]:
+        for epoch, node in entry[5]:
+            other, first = elected.setdefault(epoch, (node, entry[2]))
+            if other != node:
+                note = f"the metadata log names {other} and {node} as leader of epoch {epoch}"
+                yield Finding("zombie-ack", key, note, (), (), (first, entry[2]))
     yield from _stale_ends(tables, events[ENDS], answered)
 
 

@@ -6,7 +6,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Set
 from typing import Any
 
-from tests.checker.history import POLLS, SENDS, Assigned, Poll, Send, Value
+from tests.checker import epochs
+from tests.checker.history import EPOCHS, POLLS, SENDS, Assigned, Poll, Send, Value
 
 
 class Processes:
@@ -74,6 +75,8 @@ class Tables:
         self.acked: list[tuple[float, int, int, int]] = []
         self._read_polls()
         self.read_values = set(self.place)
+        if events[EPOCHS]:
+            self.sends = epochs.told(self.sends, self.log, self.place, events)
         self._committed = committed
         self._unsure = unsure
         self._read_sends()

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from tests.checker import gaps, report
-from tests.checker.history import Fault, HistoryError, Op
+from tests.checker.history import SENDS, Fault, HistoryError, Op, no_events
 from tests.checker.judge import Judgement, judge_files, judge_ops
 from tests.checker.model import MEMBERS, READERS, Model, build
 from tests.checker.tables import Tables
@@ -126,6 +126,36 @@ def test_a_seek_lets_the_next_poll_stand_anywhere() -> None:
     assert not judge_ops([*model.ops(), *seeks]).findings.strict
 
 
+def own(f: str, member: str, t: float, gen: int = -1) -> Op:
+    return Op(f, "ok", member, t, t, ["x"], group="g", member=member, gen=gen)
+
+
+def test_a_generation_gives_a_key_to_one_member() -> None:
+    ops = clean().ops()
+    shared = [own("own", "a", 1.0, 3), own("disown", "a", 2.0), own("own", "b", 3.0, 4), own("own", "a", 4.0, 5)]
+    assert not judge_ops([*ops, *shared]).findings.found
+    assert set(judge_ops([*ops, *shared, own("own", "b", 5.0, 5)]).findings.strict) == {"group-double-owner"}
+
+
+def test_a_commit_after_one_of_the_next_owner_is_two_owners_also_where_no_generation_is_told() -> None:
+    def commit(member: str, t: float) -> Op:
+        return Op("commit", "ok", member, t, t + 0.1, {"x": 1}, group="h", member=member)
+
+    def owns(f: str, member: str, t: float) -> Op:
+        one = own(f, member, t)
+        one.group = "h"
+        return one
+
+    read = Op("poll", "ok", "a", 1.0, 2.0, [["poll", {"x": [[0, "x0"]]}]], group="h")
+    handed = [read, owns("own", "a", 1.0), commit("a", 3.0), owns("own", "b", 5.0), commit("b", 6.0)]
+    ops = [*clean().ops(), *handed]
+    # What the first one asked before the second was answered may be accepted later.
+    assert not judge_ops([*ops, commit("a", 6.05)]).findings.found
+    assert set(judge_ops([*ops, commit("a", 7.0)]).findings.strict) == {"group-double-owner"}
+    back = [owns("disown", "b", 6.5), owns("disown", "a", 6.5), owns("own", "a", 6.6), commit("a", 7.0)]
+    assert not judge_ops([*ops, *back]).findings.found
+
+
 def test_a_commit_may_go_back_where_it_was_reset() -> None:
     model = clean()
     back = model.commit(MEMBERS[1], 2, 1, 2500.0)
@@ -156,7 +186,9 @@ def test_gaps_are_waits_for_an_acknowledgement_not_quiet_periods() -> None:
         (11.0, 0, 2, 12.5, 1, "ok", [[1, "c"]], None, None),
         (20.0, 0, 3, 21.0, 1, "fail", [[None, "d"]], None, None),
     ]
-    found = gaps.gaps(Tables("x", (sends, [], [], [], [], [], [], [])))
+    events = no_events()
+    events[SENDS].extend(sends)
+    found = gaps.gaps(Tables("x", events))
     assert found == [(0.0, 0.1), (10.0, 12.5), (20.0, 21.0)]
     faults = [Fault(9.0, 9.5, "kill", True), Fault(19.0, 30.0, "stop", False)]
     assert gaps.after_faults(found, faults) == {0: 2.5, 1: 1.0}
