@@ -6,8 +6,9 @@
 
 confluent-kafka and aiokafka (idempotent, acks=all, each with followers and a group) write and read a topic of RF 3 with
 min.insync.replicas=2. Between faults there are quiet periods, and most begin when the cluster is whole again. In the
-end everything is read back and every replica's bytes are compared. Prints and appends: seed, faults, operations,
-anomalies, and for each fault how long its partitions gave no acknowledgement. Ends with 1 if anything was found.
+end everything is read back through every node, and every replica's bytes are compared. Prints and appends: seed,
+faults, operations, anomalies, and for each fault how long its partitions gave no acknowledgement. A run that does not
+come to its end is appended too, with the cause. Ends with 1 if anything was found, or nothing could be judged.
 """
 
 from __future__ import annotations
@@ -57,6 +58,11 @@ class Outcome(msgspec.Struct, kw_only=True):
     operations: int = 0
     acked: int = 0
     unsure: int = 0
+    # Sends that were surely not appended, and acknowledged ones of which it is known which epoch answered them.
+    refused: int = 0
+    dated: int = 0
+    # Records that a replica's log had for a time only.
+    gone: int = 0
     replicas: int = 0
     batches: int = 0
     anomalies: dict[str, int] = {}
@@ -71,14 +77,17 @@ class Chaos:
         self.cluster = cluster
         self.run = run
         self.chance = random.Random(seed)
-        self.faults = Faults(cluster, run.keys, self.chance)
+        self.faults = Faults(cluster, run.keys, self.chance, run.crash)
         self.outcome = Outcome(seed=seed, seconds=0.0)
+        self._began = time.monotonic()
+        # What was being done, for when it does not succeed.
+        self._doing = "the start"
         # What each fault of the history may have held up, in their order.
         self.keys: list[tuple[str, list[str] | None]] = []
 
     def inflict(self, names: Sequence[str], *, count: int = 0, minutes: float = 0.0) -> None:
         """So many faults, or so many minutes of them."""
-        began = time.monotonic()
+        began = self._began = time.monotonic()
         weights = [WEIGHTS.get(name, 1) for name in names]
         combine = minutes > 0 and len(names) > 1
         done = 0
@@ -88,12 +97,15 @@ class Chaos:
             done += 1
             if done % 10 == 0:
                 self._say(f"{done} faults in {time.monotonic() - began:.0f} s: {self.outcome.counts}")
+        self._doing = "the end"
         self.cluster.wait_healthy(HEAL_S)
         self.outcome.seconds = round(time.monotonic() - began, 1)
 
     def one(self, name: str, *, heal: bool = True) -> None:
         """One fault, and quiet after it."""
+        self._doing = name
         struck = FAULTS[name](self.faults)
+        self._doing = f"{name} ({struck.note})"
         if heal:
             self.cluster.wait_healthy(HEAL_S)
             self.outcome.heals.setdefault(name, []).append(_ms(time.monotonic() - struck.began))
@@ -107,7 +119,7 @@ class Chaos:
             time.sleep(self.chance.uniform(*(LONG_QUIET_S if long else QUIET_S)))
 
     def judge(self) -> tuple[Outcome, Judgement]:
-        """What it all came to, once ``run`` has finished."""
+        """What it all came to, once ``run`` has finished, or was salvaged."""
         judgement = self.run.judge()
         outcome = self.outcome
         for (name, keys), gaps in zip(self.keys, judgement.fault_gaps, strict=True):
@@ -115,12 +127,28 @@ class Chaos:
             outcome.gaps.setdefault(name, []).append(max(held, default=0.0))
         outcome.operations = judgement.events.operations
         outcome.acked = sum(entry["acked"] for entry in judgement.keys.values())
-        outcome.unsure = sum(load.counts.get("send info", 0) for load in self.run.loads)
-        outcome.replicas, outcome.batches = self.run.replicas, self.run.batches
+        outcome.dated = sum(entry["leaders_known"] for entry in judgement.keys.values())
+        outcome.unsure = self.run.counted("send info") + self.run.history.counts["send info"]
+        outcome.refused = self.run.counted("send fail")
+        outcome.replicas, outcome.batches, outcome.gone = self.run.replicas, self.run.batches, self.run.gone
         outcome.anomalies = dict(judgement.findings.strict)
         outcome.valid = "unknown" if judgement.valid is None else judgement.valid
-        outcome.notes = [f"{load.name}: {load.counts}" for load in self.run.loads]
+        outcome.notes = [f"{load.name}: {load.counts}" for load in (*self.run.crashed, *self.run.loads)]
         return outcome, judgement
+
+    def failed(self, error: BaseException) -> Outcome:
+        """What is known of a run that did not come to its end: a run left out of the count would flatter it."""
+        self.outcome.seconds = round(time.monotonic() - self._began, 1)
+        cause = f"ended by {self._doing}: {str(error) or repr(error)}"[:2000]
+        try:
+            self.run.salvage()
+            self.judge()
+        except Exception as second:
+            cause += f"; and not judged: {second!r}"[:500]
+        if self.outcome.valid is True:
+            self.outcome.valid = "unknown"
+        self.outcome.notes.insert(0, cause)
+        return self.outcome
 
     @staticmethod
     def _say(text: str) -> None:
@@ -135,8 +163,9 @@ def shown(outcome: Outcome) -> str:
     """A few lines for people."""
     lines = [
         f"seed {outcome.seed}: {sum(outcome.counts.values())} faults in {outcome.seconds:.0f} s, {outcome.acked} "
-        f"records acknowledged ({outcome.unsure} left open), {outcome.operations} operations, {outcome.batches} "
-        f"batches of {outcome.replicas} replicas compared",
+        f"records acknowledged ({outcome.unsure} left open, {outcome.refused} refused), {outcome.operations} "
+        f"operations, {outcome.batches} batches of {outcome.replicas} replicas compared",
+        f"leader and epoch known of {outcome.dated} acknowledgements; {outcome.gone} records stood in a log for a time",
         f"valid: {outcome.valid}, anomalies: {outcome.anomalies or 'none'}",
     ]
     for name, gaps in sorted(outcome.gaps.items()):
@@ -182,6 +211,9 @@ def summary(path: Path) -> str:
         whole.operations += one.operations
         whole.acked += one.acked
         whole.unsure += one.unsure
+        whole.refused += one.refused
+        whole.dated += one.dated
+        whole.gone += one.gone
         whole.replicas += one.replicas
         whole.batches += one.batches
         for mine, more in ((whole.counts, one.counts), (whole.anomalies, one.anomalies)):
@@ -233,28 +265,37 @@ def main() -> int:
     minutes = wanted.minutes or (0.0 if wanted.count else 10.0)
     seed = int(time.time()) if wanted.seed is None else wanted.seed
     factor = min(3, wanted.nodes)
+    options = {"faults": names, "nodes": wanted.nodes, "partitions": wanted.partitions, "flush": wanted.flush}
+    options |= {"per_second": wanted.per_second, "request_timeout_ms": REQUEST_MS, "minutes": minutes}
     with _folder(wanted.keep) as folder:
         environment = {"LOGEION_STORAGE__FLUSH": wanted.flush}
-        with running_cluster(folder / "cluster", wanted.nodes, environment=environment) as cluster:
-            create_topic(
-                cluster.bootstrap, TOPIC, wanted.partitions, factor, {"min.insync.replicas": str(min(2, factor))}
-            )
-            cluster.wait_healthy(HEAL_S)
-            run = Run(cluster, folder, TOPIC, wanted.partitions)
-            chaos = Chaos(cluster, run, seed)
-            try:
-                run.start(per_second=wanted.per_second)
-                chaos.inflict(names, count=wanted.count, minutes=minutes)
-                run.finish()
-            finally:
-                run.end()
-        outcome, judgement = chaos.judge()
+        chaos: Chaos | None = None
+        try:
+            with running_cluster(folder / "cluster", wanted.nodes, environment=environment) as cluster:
+                in_sync = {"min.insync.replicas": str(min(2, factor))}
+                create_topic(cluster.bootstrap, TOPIC, wanted.partitions, factor, in_sync)
+                cluster.wait_healthy(HEAL_S)
+                run = Run(cluster, folder, TOPIC, wanted.partitions)
+                chaos = Chaos(cluster, run, seed)
+                try:
+                    run.start(per_second=wanted.per_second)
+                    chaos.inflict(names, count=wanted.count, minutes=minutes)
+                    run.finish()
+                finally:
+                    run.end()
+            outcome, judgement = chaos.judge()
+        except BaseException as error:
+            if chaos is None:
+                outcome = Outcome(seed=seed, seconds=0.0, notes=[f"the cluster did not start: {error}"[:2000]])
+            else:
+                outcome = chaos.failed(error)
+            print(shown(outcome))
+            append(wanted.results, outcome, options)
+            raise
         print(shown(outcome))
         (folder / "verdict.json").write_bytes(
             msgspec.json.format(msgspec.json.encode(report(judgement, run.paths, outcome.seconds)), indent=1)
         )
-        options = {"faults": names, "nodes": wanted.nodes, "partitions": wanted.partitions, "flush": wanted.flush}
-        options |= {"per_second": wanted.per_second, "request_timeout_ms": REQUEST_MS, "minutes": minutes}
         append(wanted.results, outcome, options)
         if outcome.valid is not True:
             kept = Path(tempfile.mkdtemp(prefix="logeion-chaos-found-"))

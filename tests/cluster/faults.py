@@ -36,8 +36,11 @@ class Struck(NamedTuple):
 class Faults:
     """The faults of one cluster and topic, chosen by a seeded generator."""
 
-    def __init__(self, cluster: Cluster, keys: list[str], chance: random.Random) -> None:
+    def __init__(
+        self, cluster: Cluster, keys: list[str], chance: random.Random, crash: Callable[[int], str] | None = None
+    ) -> None:
         self.cluster = cluster
+        self._crash = crash
         self.keys = keys
         self.chance = chance
         self._probes = 0
@@ -87,6 +90,21 @@ class Faults:
     def gateway_stop(self) -> Struck:
         victim = self._any("gateway")
         return self._stop(victim, self._led_by(victim.node))
+
+    def actor_term(self) -> Struck:
+        """SIGTERM of one actor: it ends as it would when its node stops, and its supervisor starts it again."""
+        kind = self.chance.choice(("partition", "replica", "coordinator", "gateway", "controller"))
+        victim = self._any(kind)
+        keys = {"gateway": self._led_by(victim.node), "coordinator": []}.get(kind, [victim.name])
+        return self._end(victim, None if kind == "controller" else keys, signal.SIGTERM, FOUND_S)
+
+    # Of clients
+
+    def client_crash(self) -> Struck:
+        """kill -9 of all clients of one load, idempotent producers and members among them."""
+        began = time.monotonic()
+        assert self._crash is not None, "nobody to kill"
+        return Struck(began, [], note=self._crash(self.chance.randrange(2)))
 
     # Of a whole node
 
@@ -145,9 +163,12 @@ class Faults:
         return found
 
     def _kill(self, victim: Actor, keys: list[str] | None) -> Struck:
+        return self._end(victim, keys, signal.SIGKILL, 5.0)
+
+    def _end(self, victim: Actor, keys: list[str] | None, number: int, seconds: float) -> Struck:
         began = time.monotonic()
-        self.cluster.kill(victim)
-        until(lambda: not victim.alive(), 5.0, f"{victim} is dead")
+        self.cluster.signal(victim.pid, number)
+        until(lambda: not victim.alive(), seconds, f"{victim} is dead")
         return Struck(began, keys, note=str(victim))
 
     def _stop(self, victim: Actor, keys: list[str] | None) -> Struck:
@@ -185,8 +206,8 @@ FAULTS: dict[str, Callable[[Faults], Struck]] = {
     for name in (
         *("leader_kill", "replica_kill", "coordinator_kill", "gateway_kill", "node_actor_kill", "supervisor_kill"),
         *("admin_kill", "controller_kill", "leader_stop", "replica_stop", "controller_stop", "gateway_stop"),
-        *("node_kill", "node_stop", "node_restart", "all_kill", "nothing"),
+        *("actor_term", "client_crash", "node_kill", "node_stop", "node_restart", "all_kill", "nothing"),
     )
 }
 # How often each is taken when all of them rotate.
-WEIGHTS = {"leader_kill": 4, "node_kill": 2, "leader_stop": 2, "node_stop": 2, "all_kill": 1}
+WEIGHTS = {"leader_kill": 4, "actor_term": 3, "node_kill": 2, "leader_stop": 2, "node_stop": 2, "all_kill": 1}

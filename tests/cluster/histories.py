@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,11 +22,14 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.checker.judge import Judgement, judge_files
 from tests.cluster.cluster import Cluster
-from tests.cluster.loads.common import History, read_value
+from tests.cluster.epochs import Batch, Tail, leaders
+from tests.cluster.loads.common import History, begun, read_value
 from tests.tools import ROOT
 
 # Base offset, length, leader epoch, magic, CRC, attributes, last offset delta: the head of a batch.
 BATCH = struct.Struct(">qiibIhi")
+# Records that must be refused, for each of the loads.
+REFUSED_PER_SECOND = 2.0
 # What the numbers of processes of the test itself begin at; those of the loads are higher.
 OWN_PROCESSES = 1
 ANSWER_S = 120.0
@@ -47,6 +51,7 @@ class Load:
 
     def __init__(self, module: str, folder: Path, *, first: int, **options: Any) -> None:
         self.name = f"{module}-{first}"
+        self.module, self.options = module, options
         self.history = folder / f"{self.name}.jsonl"
         self.errors = folder / f"{self.name}.err"
         self.counts: dict[str, int] = {}
@@ -94,13 +99,26 @@ class Load:
     def end(self) -> None:
         """Whatever it does, it is over."""
         assert self.process.stdin is not None
-        self.process.stdin.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self._ear.join()
         assert self.process.stdout is not None
         self.process.stdout.close()
+
+    def whole_lines(self) -> set[int]:
+        """Leave only whole lines in the history, after a kill; the values whose sends it has."""
+        kept, values = [], set()
+        for line in self.history.read_bytes().splitlines():
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                kept.append(line + b"\n")
+                if entry["f"] == "send":
+                    values.add(entry["value"][0][2][1])
+        self.history.write_bytes(b"".join(kept))
+        return values
 
 
 class Run:
@@ -113,8 +131,14 @@ class Run:
         self.partitions = partitions
         self.loads: list[Load] = []
         self.paths: list[Path] = []
-        # Replicas whose bytes were compared, and their batches.
-        self.replicas = self.batches = 0
+        # Clients that were killed on purpose.
+        self.crashed: list[Load] = []
+        # Replicas whose bytes were compared, and their batches; records that a replica's log had for a time only.
+        self.replicas = self.batches = self.gone = 0
+        nodes = cluster.nodes
+        self.tail = Tail((node, key, cluster.folder_of(node, key)) for node in nodes for key in self.keys)
+        self._first = 1_000
+        self._closed = False
         self.history = History(folder / "run.jsonl", OWN_PROCESSES)
         self.proc = self.history.process()
         self.history.write("config", "ok", self.proc, time.monotonic(), dict(config))
@@ -128,7 +152,7 @@ class Run:
         self,
         *,
         per_second: float = 600.0,
-        members: int = 1,
+        members: int = 2,
         followers: int = 1,
         ends: float = 4.0,
         acks: str = "all",
@@ -136,15 +160,47 @@ class Run:
         """Both kinds of clients, each half of the load with a group of its own; returns when all of them work."""
         options = {"bootstrap": self.cluster.bootstrap, "topic": self.topic, "partitions": self.partitions}
         options |= {"per_second": per_second / 2, "members": members, "followers": followers, "acks": acks}
+        options |= {"refused_per_second": REFUSED_PER_SECOND}
         more = {"producers": 2, "request_ms": REQUEST_MS, "group": f"{self.topic}-confluent", "ends_per_second": ends}
-        self.loads.append(Load("confluent", self.folder, first=1_000, **options, **more))
-        self.loads.append(Load("aiokafka_", self.folder, first=2_000, **options, group=f"{self.topic}-aiokafka"))
+        self.tail.start()
+        self.loads.append(self._load("confluent", options | more))
+        self.loads.append(self._load("aiokafka_", options | {"group": f"{self.topic}-aiokafka"}))
         for load in self.loads:
             load.until("running", 60.0)
 
+    def _load(self, module: str, options: Mapping[str, Any]) -> Load:
+        # A client that leaves a record's fate open is another process from then on: numbers enough for each.
+        self._first += 10_000
+        return Load(module, self.folder, first=self._first, **options)
+
+    def crash(self, number: int) -> str:
+        """kill -9 of all clients of a load, which others replace; returns when those work. Which it was."""
+        load = self.loads[number]
+        load.end()
+        self._left_open(load)
+        self.crashed.append(load)
+        self.loads[number] = self._load(load.module, load.options)
+        self.loads[number].until("running", 60.0)
+        return load.name
+
+    def _left_open(self, load: Load) -> None:
+        """Note the sends of a killed load that it did not live to note."""
+        noted = load.whole_lines()
+        self.paths.append(load.history)
+        for sending in begun(load.history):
+            if sending.value not in noted:
+                value = [["send", f"{self.topic}-{sending.partition}", [None, sending.value]]]
+                # A value says which process made it.
+                proc = sending.value >> 40
+                self.history.write("send", "info", proc, sending.t, value, why="its client was killed")
+
     def acked(self) -> int:
         """How many sends were acknowledged, as the loads said last (within a second)."""
-        return sum(load.counts.get("send ok", 0) for load in self.loads)
+        return self.counted("send ok")
+
+    def counted(self, what: str) -> int:
+        """How many of such operations all loads have told of."""
+        return sum(load.counts.get(what, 0) for load in (*self.loads, *self.crashed))
 
     def fault(self, began: float, what: str, **more: Any) -> None:
         """A fault that began then and is over now."""
@@ -157,7 +213,8 @@ class Run:
         for load in self.loads:
             load.until("stopped")
         self.cluster.wait_healthy(60.0)
-        ends = self.read_all()
+        for node in self.cluster.nodes:
+            ends = self.read_all(node)
         for load in self.loads:
             load.tell("drain " + json.dumps(ends))
         for load in self.loads:
@@ -166,17 +223,31 @@ class Run:
             self.paths.append(load.history)
         self.read_committed()
         self.read_replicas(ends)
-        self.history.close()
-        self.paths.append(self.folder / "run.jsonl")
+        self._close()
+
+    def _close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.history.close()
+            self.paths.append(self.folder / "run.jsonl")
 
     def end(self) -> None:
-        """Whatever happened, no process of it is left."""
+        """Whatever happened, no process and no thread of it is left."""
         for load in self.loads:
             load.end()
+        self.tail.end()
 
-    def read_all(self) -> dict[int, int]:
-        """A fresh consumer reads every partition from its beginning to its end, told the same twice; the ends."""
-        consumer = Consumer({"bootstrap.servers": self.cluster.bootstrap, "group.id": "nobody"})
+    def salvage(self) -> None:
+        """After ``end`` in the middle of a run: what there is of the history can be judged, though not to its end."""
+        for load in self.loads:
+            if load.history not in self.paths:
+                self._left_open(load)
+        self._close()
+
+    def read_all(self, node: int) -> dict[int, int]:
+        """A fresh consumer that was told of one node only reads every partition from its beginning to its end, told
+        the same twice; the ends."""
+        consumer = Consumer({"bootstrap.servers": self.cluster.listener(node), "group.id": "nobody"})
         proc = self.history.process()
         ends: dict[int, int] = {}
         for number in range(self.partitions):
@@ -227,34 +298,48 @@ class Run:
             consumer.close()
 
     def read_replicas(self, ends: Mapping[int, int]) -> None:
-        """Every replica's raw log up to the end, which is the watermark now that nobody writes."""
+        """Every replica's raw log up to the end, which is the watermark now that nobody writes; and what stood there
+        before, and who led when."""
+        self.tail.end()
+        assert not self.tail.failure, self.tail.failure
         view = self.cluster.view(self.cluster.nodes[0])
+        led = leaders(self.cluster.folder_of(node) for node in self.cluster.nodes)
         for number, end in ends.items():
             key = f"{self.topic}-{number}"
+            final: set[Batch] = set()
             for node in view.partitions[key].replicas:
                 began = time.monotonic()
-                found = list(batches(self.cluster.folder_of(node, key)))
+                found = []
+                for batch, digest in batches(self.cluster.folder_of(node, key)):
+                    found.append([batch.base, batch.last, digest, batch.epoch])
+                    final.add(batch)
                 self.replicas += 1
                 self.batches += len(found)
                 raw = {"key": key, "replica": node, "start": found[0][0] if found else 0, "hw": end, "batches": found}
                 self.history.write("replica", "ok", self.proc, began, raw)
+            of = sorted(led.get(key, ()))
+            gone = self.tail.strays(key, final, dict(of))
+            self.gone += len(gone)
+            told = {"key": key, "leaders": of, "gone": gone}
+            self.history.write("epochs", "ok", self.proc, time.monotonic(), told)
 
     def judge(self) -> Judgement:
         """The verdict."""
         return judge_files(self.paths)
 
 
-def batches(folder: Path) -> Iterator[list[Any]]:
-    """``[base, last, digest of all its bytes]`` of every whole batch of a log on disk, in order."""
+def batches(folder: Path) -> Iterator[tuple[Batch, str]]:
+    """Every whole batch of a log on disk, in order, with the digest of all its bytes."""
     for path in sorted(folder.glob("*.log")):
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             at = 0
             while at + BATCH.size <= size:
                 file.seek(at)
-                base, length, _, _, _, _, delta = BATCH.unpack(file.read(BATCH.size))
+                base, length, epoch, _, crc, _, delta = BATCH.unpack(file.read(BATCH.size))
                 if at + 12 + length > size:
                     break
                 file.seek(at)
-                yield [base, base + delta, hashlib.sha1(file.read(12 + length)).hexdigest()]
+                digest = hashlib.sha1(file.read(12 + length)).hexdigest()
+                yield Batch(base, base + delta, epoch, crc), digest
                 at += 12 + length

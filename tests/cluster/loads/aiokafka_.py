@@ -12,13 +12,28 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import KafkaError
+from aiokafka.errors import (
+    InvalidRequiredAcksError,
+    InvalidTimestampError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    UnsupportedForMessageFormatError,
+)
 
-from tests.cluster.loads.common import COMMIT_S, History, Told, Value, options, read_value, say
+from tests.cluster.loads.common import COMMIT_S, FUTURE_MS, History, Told, Value, options, read_value, say
 
 OPTIONS = options()
 HISTORY = History(Path(OPTIONS.history), OPTIONS.first)
 TOLD = Told()
+# What of an error is sure: nothing was appended, by any attempt. All others leave it open.
+REFUSED = (
+    InvalidRequiredAcksError,
+    InvalidTimestampError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    UnsupportedForMessageFormatError,
+)
 
 
 def key(partition: int) -> str:
@@ -39,10 +54,7 @@ class Sender:
             self._doubt = False
             self._proc = HISTORY.process()
             values = Value(self._proc, OPTIONS.record_bytes)
-            acks: Any = OPTIONS.acks if OPTIONS.acks == "all" else int(OPTIONS.acks)
-            producer = AIOKafkaProducer(
-                bootstrap_servers=OPTIONS.bootstrap.split(","), acks=acks, enable_idempotence=acks == "all"
-            )
+            producer = self._producer()
             if not await self._started(producer):
                 continue
             due = time.monotonic()
@@ -52,6 +64,11 @@ class Sender:
                 due = max(due + pause, time.monotonic() - 1.0)
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
             await producer.stop()
+
+    def _producer(self, idempotent: bool = True) -> AIOKafkaProducer:
+        acks: Any = OPTIONS.acks if OPTIONS.acks == "all" else int(OPTIONS.acks)
+        servers = OPTIONS.bootstrap.split(",")
+        return AIOKafkaProducer(bootstrap_servers=servers, acks=acks, enable_idempotence=idempotent and acks == "all")
 
     async def _started(self, producer: AIOKafkaProducer) -> bool:
         try:
@@ -63,8 +80,16 @@ class Sender:
             return False
         return True
 
-    async def _send(self, producer: AIOKafkaProducer, partition: int, value: int, record: bytes) -> None:
-        proc, began = self._proc, time.monotonic()
+    async def _send(
+        self, producer: AIOKafkaProducer, partition: int, value: int, record: bytes, at_ms: int | None = None
+    ) -> None:
+        proc, began = self._proc, HISTORY.begin(value, partition)
+
+        def failed(error: BaseException) -> None:
+            sure = isinstance(error, REFUSED)
+            self._doubt = self._doubt or not sure
+            kind = "fail" if sure else "info"
+            HISTORY.write("send", kind, proc, began, [["send", key(partition), [None, value]]], why=repr(error))
 
         def answered(future: asyncio.Future[Any]) -> None:
             error = future.exception()
@@ -72,14 +97,36 @@ class Sender:
                 self.acked += 1
                 HISTORY.write("send", "ok", proc, began, [["send", key(partition), [future.result().offset, value]]])
             else:
-                self._doubt = True
-                HISTORY.write("send", "info", proc, began, [["send", key(partition), [None, value]]], why=repr(error))
+                failed(error)
 
         try:
-            (await producer.send(OPTIONS.topic, record, partition=partition)).add_done_callback(answered)
+            sent = await producer.send(OPTIONS.topic, record, partition=partition, timestamp_ms=at_ms)
         except KafkaError as error:
-            self._doubt = True
-            HISTORY.write("send", "info", proc, began, [["send", key(partition), [None, value]]], why=repr(error))
+            failed(error)
+        else:
+            sent.add_done_callback(answered)
+
+
+class Refused(Sender):
+    """Sends what the broker must refuse, each time: a value of it that anybody reads was appended all the same."""
+
+    async def run(self) -> None:
+        self._doubt = False
+        self._proc = HISTORY.process()
+        values = Value(self._proc, OPTIONS.record_bytes)
+        # A refused batch leaves a gap in its producer's sequence, so an idempotent one would begin anew each time.
+        producer = self._producer(idempotent=False)
+        while not await self._started(producer):
+            if TOLD.stop.is_set():
+                return
+            producer = self._producer(idempotent=False)
+        at = 0
+        while not TOLD.stop.is_set():
+            future = int(time.time() * 1000) + FUTURE_MS
+            await self._send(producer, at % OPTIONS.partitions, *values.make(), at_ms=future)
+            at += 1
+            await asyncio.sleep(1 / OPTIONS.refused_per_second)
+        await producer.stop()
 
 
 @contextlib.asynccontextmanager
@@ -165,13 +212,19 @@ class Member(Reader, ConsumerRebalanceListener):  # type: ignore[misc]
                 await self._live()
             except KafkaError as error:
                 HISTORY.counts[f"member ended {type(error).__name__} {error}"[:100]] += 1
+                self._disown(self._owned)
                 self.proc = HISTORY.process()
                 self.positions.clear()
                 self._uncommitted.clear()
-                self._owned.clear()
+                self._owned = set()
 
     async def _live(self) -> None:
-        consumer = self.consumer(group_id=OPTIONS.group, partition_assignment_strategy=(RangePartitionAssignor,))
+        consumer = self.consumer(
+            group_id=OPTIONS.group,
+            partition_assignment_strategy=(RangePartitionAssignor,),
+            session_timeout_ms=OPTIONS.session_ms,
+            heartbeat_interval_ms=OPTIONS.session_ms // 3,
+        )
         async with running(consumer) as self._consumer:
             self.write("subscribe", "ok", time.monotonic(), [key(number) for number in range(OPTIONS.partitions)])
             consumer.subscribe([OPTIONS.topic], listener=self)
@@ -181,6 +234,7 @@ class Member(Reader, ConsumerRebalanceListener):  # type: ignore[misc]
                 if time.monotonic() >= due:
                     await self._commit()
                     due = time.monotonic() + COMMIT_S
+            self._disown(self._owned)
 
     def write(self, f: str, kind: str, began: float, value: Any, **more: Any) -> None:
         super().write(f, kind, began, value, group=OPTIONS.group, member=str(self.proc), **more)
@@ -189,25 +243,34 @@ class Member(Reader, ConsumerRebalanceListener):  # type: ignore[misc]
         self._owned = {where.partition for where in assigned}
         self.moved |= self._owned
         self._uncommitted.clear()
+        keys = [key(number) for number in sorted(self._owned)]
+        self.write("own", "ok", time.monotonic(), keys, gen=self._consumer._coordinator.generation)
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
         await self._commit()
         self.moved |= {where.partition for where in revoked}
+        self._disown(self._owned)
         self._owned = set()
+
+    def _disown(self, partitions: set[int]) -> None:
+        if partitions:
+            self.write("disown", "ok", time.monotonic(), [key(number) for number in sorted(partitions)])
 
     async def _commit(self) -> None:
         wanted = {number: self.positions[number] for number in self._uncommitted & self._owned}
         if not wanted:
             return
-        generation = self._consumer._coordinator.generation
+        before = self._consumer._coordinator.generation
         began = time.monotonic()
         value = {key(number): at for number, at in wanted.items()}
         try:
             await self._consumer.commit({TopicPartition(OPTIONS.topic, number): at for number, at in wanted.items()})
         except KafkaError as error:
-            self.write("commit", "info", began, value, why=repr(error), gen=generation)
+            self.write("commit", "info", began, value, why=repr(error), gen=before)
         else:
-            self.write("commit", "ok", began, value, gen=generation)
+            # What the client sent between two generations may have been of either.
+            same = before == self._consumer._coordinator.generation
+            self.write("commit", "ok", began, value, gen=before if same else -1)
             GROUP.committed(wanted)
             self._uncommitted -= wanted.keys()
 
@@ -234,6 +297,7 @@ async def main() -> int:
     readers: list[Reader] = [Follower() for _ in range(OPTIONS.followers)]
     readers += [Member() for _ in range(OPTIONS.members)]
     sending = [asyncio.create_task(one.run()) for one in senders]
+    sending += [asyncio.create_task(Refused(0).run())] if OPTIONS.refused_per_second else []
     reading = [asyncio.create_task(one.run()) for one in readers]
     everybody = asyncio.gather(*sending, *reading)
     while not (all(one.acked for one in senders) and all(one.positions for one in readers[: OPTIONS.followers])):

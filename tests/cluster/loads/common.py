@@ -9,6 +9,7 @@ import threading
 import time
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ import msgspec
 ENCODE = msgspec.json.Encoder().encode
 # Before the padding: the value and the CRC-32 of its eight bytes.
 HEAD = struct.Struct(">QI")
+# What a broker refuses: a timestamp this far in the future. Its configuration allows an hour.
+FUTURE_MS = 10 * 3600 * 1000
 # How often a member commits what it has read: a commit is a record of three replicas, too.
 COMMIT_S = 0.1
 
@@ -40,6 +43,10 @@ class Options(NamedTuple):
     request_ms: int = 0
     # Ends of partitions asked for per second.
     ends_per_second: float = 0.0
+    # Records per second that the broker must refuse.
+    refused_per_second: float = 0.0
+    # After what silence a member of the group is taken for dead: the brokers' least, as clients are killed, too.
+    session_ms: int = 6_000
 
 
 def options() -> Options:
@@ -69,11 +76,30 @@ def read_value(record: bytes | None) -> int | None:
     return int(value) if zlib.crc32(value.to_bytes(8, "big")) == check else None
 
 
+class Sending(NamedTuple):
+    """A send that has begun: all that is known of it if its process does not live to write how it went."""
+
+    value: int
+    partition: int
+    t: float
+
+
+SENDING = struct.Struct(">Qid")
+
+
+def begun(path: Path) -> Iterator[Sending]:
+    """The sends that the process of this history began, in order."""
+    data = path.with_suffix(".begun").read_bytes()
+    yield from (Sending(*one) for one in SENDING.iter_unpack(data[: len(data) // SENDING.size * SENDING.size]))
+
+
 class History:
-    """A file of operations; any thread may write to it."""
+    """A file of operations; any thread may write to it. Each line is with the kernel before the next: it survives a
+    ``kill -9`` of this process, as what it began does (in a file beside it)."""
 
     def __init__(self, path: Path, first: int) -> None:
-        self._file = path.open("wb")
+        self._file = path.open("wb", buffering=0)
+        self._begun = path.with_suffix(".begun").open("wb", buffering=0)
         self._lock = threading.Lock()
         self._number = 0
         self._process = first
@@ -94,9 +120,16 @@ class History:
             self.counts[f"{f} {kind}"] += 1
             self._file.write(ENCODE(entry) + b"\n")
 
+    def begin(self, value: int, partition: int) -> float:
+        """A send of this value begins now; when that is."""
+        now = time.monotonic()
+        self._begun.write(SENDING.pack(value, partition, now))
+        return now
+
     def close(self) -> None:
         """All is in the file."""
         self._file.close()
+        self._begun.close()
 
 
 class Told:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 import threading
 import time
@@ -10,12 +11,26 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from tests.cluster.loads.common import COMMIT_S, History, Told, Value, options, read_value, say
+from tests.cluster.loads.common import COMMIT_S, FUTURE_MS, History, Told, Value, options, read_value, say
 
 OPTIONS = options()
 HISTORY = History(Path(OPTIONS.history), OPTIONS.first)
 TOLD = Told()
 BATCH = 200
+# What of an error is sure: nothing was appended, by any attempt. All others leave it open.
+REFUSED = {
+    KafkaError._QUEUE_FULL,
+    KafkaError._PURGE_QUEUE,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.MSG_SIZE_TOO_LARGE,
+    KafkaError.INVALID_TIMESTAMP,
+    KafkaError.INVALID_RECORD,
+    KafkaError.INVALID_REQUIRED_ACKS,
+    KafkaError.RECORD_LIST_TOO_LARGE,
+    KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
+}
+# Of what a consumer hands to a transaction: the member's generation behind a tag, its group and its id.
+MEMBERSHIP = struct.Struct("<7si")
 
 
 def key(partition: int) -> str:
@@ -35,6 +50,9 @@ class Sender(threading.Thread):
         self._doubt = False
         self._proc = HISTORY.process()
         self._values = Value(self._proc, OPTIONS.record_bytes)
+        self._producer = Producer(self._settings())
+
+    def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {"bootstrap.servers": OPTIONS.bootstrap, "acks": OPTIONS.acks}
         settings["enable.idempotence"] = OPTIONS.acks == "all"
         # Why it took a new epoch is what one asks first when a record is there twice. On standard error.
@@ -42,7 +60,7 @@ class Sender(threading.Thread):
         if OPTIONS.request_ms:
             # The first is the broker's patience with its followers, the second the client's with the broker.
             settings |= {"request.timeout.ms": OPTIONS.request_ms, "socket.timeout.ms": OPTIONS.request_ms}
-        self._producer = Producer(settings)
+        return settings
 
     def run(self) -> None:
         pause = OPTIONS.producers / OPTIONS.per_second
@@ -59,9 +77,15 @@ class Sender(threading.Thread):
                 self._begin()
         self._end()
 
-    def _send(self, partition: int) -> None:
+    def _send(self, partition: int, **more: Any) -> None:
         value, record = self._values.make()
-        proc, began = self._proc, time.monotonic()
+        proc, began = self._proc, HISTORY.begin(value, partition)
+
+        def failed(error: KafkaError) -> None:
+            sure = error.code() in REFUSED
+            self._doubt = self._doubt or not sure
+            kind = "fail" if sure else "info"
+            HISTORY.write("send", kind, proc, began, [["send", key(partition), [None, value]]], why=str(error))
 
         def answered(error: KafkaError | None, message: Message) -> None:
             offset = message.offset()
@@ -70,17 +94,35 @@ class Sender(threading.Thread):
                 self.acked += 1
                 HISTORY.write("send", "ok", proc, began, [["send", key(partition), [known, value]]])
             else:
-                self._doubt = True
-                HISTORY.write("send", "info", proc, began, [["send", key(partition), [None, value]]], why=str(error))
+                failed(error)
 
         try:
-            self._producer.produce(OPTIONS.topic, record, partition=partition, on_delivery=answered)
+            self._producer.produce(OPTIONS.topic, record, partition=partition, on_delivery=answered, **more)
         except BufferError:
+            failed(KafkaError(KafkaError._QUEUE_FULL))
             self._producer.poll(0.05)
+        except KafkaException as error:
+            failed(error.args[0])
 
     def _end(self) -> None:
         if self._producer.flush(120):
             say("error", text="records without any answer after 120 s")
+
+
+class Refused(Sender):
+    """Sends what the broker must refuse, each time: a value of it that anybody reads was appended all the same."""
+
+    def _settings(self) -> dict[str, Any]:
+        # A refused batch leaves a gap in its producer's sequence, so an idempotent one would begin anew each time.
+        return super()._settings() | {"enable.idempotence": False}
+
+    def run(self) -> None:
+        at = 0
+        while not TOLD.stop.wait(1 / OPTIONS.refused_per_second):
+            self._send(at % OPTIONS.partitions, timestamp=int(time.time() * 1000) + FUTURE_MS)
+            self._producer.poll(0)
+            at += 1
+        self._end()
 
 
 class Reader(threading.Thread):
@@ -156,7 +198,7 @@ class Member(Reader):
         self._uncommitted: set[int] = set()
         self._owned: set[int] = set()
         # A read is a group's only if the group is named with it.
-        consumer = Consumer(self.settings())
+        consumer = Consumer(self.settings() | {"session.timeout.ms": OPTIONS.session_ms})
         self.write("subscribe", "ok", time.monotonic(), [key(number) for number in range(OPTIONS.partitions)])
         consumer.subscribe([OPTIONS.topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         due = 0.0
@@ -168,14 +210,18 @@ class Member(Reader):
                 self._commit(consumer)
                 due = time.monotonic() + COMMIT_S
         consumer.close()
+        if self._owned:
+            self._lost(consumer, [TopicPartition(OPTIONS.topic, number) for number in self._owned])
 
     def write(self, f: str, kind: str, began: float, value: Any, **more: Any) -> None:
         super().write(f, kind, began, value, group=OPTIONS.group, member=str(self.proc), **more)
 
-    def _assigned(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self.moved |= {one.partition for one in partitions}
         self._owned = {one.partition for one in partitions}
         self._uncommitted.clear()
+        keys = [key(number) for number in sorted(self._owned)]
+        self.write("own", "ok", time.monotonic(), keys, gen=generation(consumer))
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._commit(consumer)
@@ -184,6 +230,7 @@ class Member(Reader):
     def _lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self.moved |= {one.partition for one in partitions}
         self._owned -= {one.partition for one in partitions}
+        self.write("disown", "ok", time.monotonic(), [key(one.partition) for one in partitions])
 
     def _commit(self, consumer: Consumer) -> None:
         wanted = {number: self.positions[number] for number in self._uncommitted & self._owned}
@@ -192,14 +239,24 @@ class Member(Reader):
         offsets = [TopicPartition(OPTIONS.topic, number, at) for number, at in wanted.items()]
         began = time.monotonic()
         value = {key(number): at for number, at in wanted.items()}
+        before = generation(consumer)
         try:
             consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:
-            self.write("commit", "info", began, value, why=str(error))
+            self.write("commit", "info", began, value, why=str(error), gen=before)
         else:
-            self.write("commit", "ok", began, value)
+            # What the client sent between two generations may have been of either.
+            self.write("commit", "ok", began, value, gen=before if before == generation(consumer) else -1)
             GROUP.committed(wanted)
             self._uncommitted -= wanted.keys()
+
+
+def generation(consumer: Consumer) -> int:
+    """Of the member that it is now; -1: none."""
+    shown = consumer.consumer_group_metadata()
+    if shown is None or not shown.startswith(b"CGMDv2:"):
+        return -1
+    return int(MEMBERSHIP.unpack_from(shown)[1])
 
 
 class Group:
@@ -242,7 +299,8 @@ def main() -> int:
     senders = [Sender(number) for number in range(OPTIONS.producers)]
     readers: list[Reader] = [Follower() for _ in range(OPTIONS.followers)]
     readers += [Member() for _ in range(OPTIONS.members)]
-    askers = [Asker(daemon=True)] if OPTIONS.ends_per_second else []
+    askers: list[threading.Thread] = [Asker(daemon=True)] if OPTIONS.ends_per_second else []
+    askers += [Refused(0)] if OPTIONS.refused_per_second else []
     for thread in (*senders, *readers, *askers):
         thread.start()
     while not (all(one.acked for one in senders) and all(one.positions for one in readers[: OPTIONS.followers])):
