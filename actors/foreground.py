@@ -24,7 +24,7 @@ from logeion.wire.errors import ConfigError
 
 from .claim import Claim, StartError, claim, clear_run
 from .config import Config, load
-from .options import Options, check_cluster, check_tie, flags, located
+from .options import Options, check_cluster, check_guarded, check_tie, flags, located
 from .ports import Ports
 from .processes import children, end_descendants, reap
 from .restarts import Policy, Restarts
@@ -60,6 +60,8 @@ def run(options: Options, defaults: Mapping[str, object] | None = None) -> int:
         if config.cluster.voters and loaded.origins["node.id"] == "default":
             raise ConfigError("node.id is not set; the nodes of a cluster have each their own")
         check_cluster(config)
+        if options.guarded:
+            check_guarded(config)
         held = claim(directory, options.fresh)
         ports = Ports()
         config = ports.settle(config)

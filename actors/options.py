@@ -15,7 +15,8 @@ from .hosts import load_secret
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """The flags; None where none was given. ``tied_to_fd`` is an inherited pipe whose end of file means: stop."""
+    """The flags; None where none was given. ``tied_to_fd`` is an inherited pipe whose end of file means: stop.
+    ``guarded``: other hosts may reach this node only if it has a secret (``check_guarded``)."""
 
     port: int | None = None
     admin_port: int | None = None
@@ -26,6 +27,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     ready_file: Path | None = None
     tied_to_fd: int | None = None
     config_file: Path | None = None
+    guarded: bool = False
 
 
 def flags(options: Options) -> dict[str, object]:
@@ -58,6 +60,25 @@ def located(config: Config) -> tuple[Config, Path]:
         cluster = msgspec.structs.replace(cluster, secret_file=str(Path(cluster.secret_file).absolute()))
     node = msgspec.structs.replace(config.node, data_dir=str(directory))
     return msgspec.structs.replace(config, node=node, cluster=cluster), directory
+
+
+def check_guarded(config: Config) -> None:
+    """Raises ``StartError`` where other hosts reach a listener and there is no secret: a node of one machine, which
+    ``up`` runs, may be opened on purpose, but a node among hosts that forgot its secret must not come up."""
+    if config.cluster.secret_file:
+        return
+    settings = (
+        ("listeners.bind", config.listeners.bind),
+        ("http.bind", config.http.bind),
+        ("cluster.bind", [config.cluster.bind]),
+    )
+    for setting, addresses in settings:
+        if reached := [address for address in addresses if not is_loopback(address)]:
+            raise StartError(
+                f"{setting} has {', '.join(reached)}, which other hosts reach, and there is no cluster.secret_file",
+                "set cluster.voters and cluster.secret_file, of mode 0600 (docs/operating.md), bind loopback only, or "
+                "run a node of this machine alone: logeion up --bind ADDR",
+            )
 
 
 def check_cluster(config: Config) -> None:

@@ -39,4 +39,5 @@ def serve(config_file: Path, data: Path | None, ready_file: Path | None, tied_to
     from logeion.actors.foreground import run
     from logeion.actors.options import Options
 
-    sys.exit(run(Options(data=data, ready_file=ready_file, tied_to_fd=tied_to_fd, config_file=config_file), DEFAULTS))
+    options = Options(data=data, ready_file=ready_file, tied_to_fd=tied_to_fd, config_file=config_file, guarded=True)
+    sys.exit(run(options, DEFAULTS))
