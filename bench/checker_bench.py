@@ -1,7 +1,10 @@
-"""How many operations a second the history checker judges, and with how much memory: ``python bench/checker_bench.py``.
+"""How many operations a second the history checker judges, and with how much memory.
 
-Writes a clean history of four producers and two readers over some partitions, with a final read, and judges the file as
-``python -m tests.checker`` does, in a process of its own. Half of the operations are sends of one record, half polls.
+    python -m bench.checker_bench --operations 1000000
+
+Writes a clean history of four producers and two readers over some partitions, with a final read, the raw logs of three
+replicas and the leaders of each epoch, and judges the file as ``python -m tests.checker`` does, in a process of its
+own. Half of the operations are sends of one record, half polls. The medians go to bench/results/checker_bench.jsonl.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import tempfile
 from pathlib import Path
 
 import msgspec
+
+from bench.report import append
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,7 +48,7 @@ def write(path: Path, operations: int, keys: int, seed: int = 1) -> None:
                 log.append(pair)
                 ends[number] += 1
                 head = {"i": i, "proc": number % 4, "f": "send", "type": "ok", "t_inv": t, "t_ret": t + 0.0004}
-                line(**head, value=[["send", key, pair]], epoch={key: 1}, leader={key: 1})
+                line(**head, value=[["send", key, pair]])
             else:
                 records = log[position[number] :]
                 position[number] = len(log)
@@ -57,6 +62,14 @@ def write(path: Path, operations: int, keys: int, seed: int = 1) -> None:
                 line(**head, value=[["poll", {f"t-{number}": log[at : at + 500]}]])
         spans = {f"t-{number}": [0, end] for number, end in enumerate(ends)}
         line(i=0, proc=100, f="final", type="ok", t_inv=began, t_ret=began + keys + 1, value=spans)
+        for key, (_, end) in spans.items():
+            # Batches of some records, a new leader every thousand of them.
+            batches = [[at, min(end, at + 5) - 1, "0" * 40, at // 5000] for at in range(0, end, 5)]
+            for node in (1, 2, 3):
+                raw = {"key": key, "replica": node, "start": 0, "hw": end, "batches": batches}
+                line(i=node, proc=100, f="replica", type="ok", t_inv=t, t_ret=t, value=raw)
+            led = [[epoch, 1 + epoch % 3] for epoch in range(end // 5000 + 1)]
+            line(i=4, proc=100, f="epochs", type="ok", t_inv=t, t_ret=t, value={"key": key, "leaders": led, "gone": []})
 
 
 def main() -> None:
@@ -83,6 +96,16 @@ def main() -> None:
             cpu_rates.append(round(verdict["operations"] / (usage.ru_utime + usage.ru_stime)))
         rates.sort()
         cpu_rates.sort()
+        result = {
+            "operations": verdict["operations"],
+            "history_mb": round(path.stat().st_size / 1e6, 1),
+            "operations_per_s": rates[len(rates) // 2],
+            "rounds": rates,
+            "operations_per_cpu_s": cpu_rates[len(rates) // 2],
+            "peak_mib": round(usage.ru_maxrss / 1024),
+            "load_average": round(os.getloadavg()[0], 1),
+        }
+        append("checker_bench", vars(arguments), result)
         print(
             f"{verdict['operations']} operations of {path.stat().st_size / 1e6:.0f} MB on {arguments.keys} keys, "
             f"shards of {arguments.shard_mb} MB: median {rates[len(rates) // 2]} operations/s of {rates}, "
