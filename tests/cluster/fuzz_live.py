@@ -36,8 +36,15 @@ import psutil
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from logeion.wire.apis import APIS, PartitionProduceData, ProduceRequest, TopicProduceData
-from logeion.wire.codec import encode_request
+from logeion.wire.apis import (
+    APIS,
+    PartitionProduceData,
+    ProduceRequest,
+    TopicProduceData,
+    UnregisterBrokerRequest,
+)
+from logeion.wire.codec import decode_request, encode_request, parse_header
+from logeion.wire.errors import LogeionError
 from logeion.wire.records import Record, build_batch
 
 from ..wire import fuzz
@@ -47,6 +54,8 @@ from .broker import Broker, running_broker, until
 RESULTS = Path("bench/results/fuzz.jsonl")
 # The topics of the damaged Produce requests and of the bystanders. All strings of the other seeds are "name".
 TARGET, GOOD = "target", "good"
+# What is obeyed rather than refused is no damaged request: one of these seeds names the one node there is.
+UNREGISTER_BROKER, NODE = struct.pack(">h", 64), 1
 # A frame without an answer after so many seconds waits for something; its connection is closed.
 PATIENCE_S = 0.05
 GROWTH_MAX = 32 << 20
@@ -183,6 +192,18 @@ def produce_frame(topic: str, partition: int, records: bytes, *, acks: int = -1,
     return b"".join(bytes(piece) for piece in encode_request(0, version, 7, "fuzz", request))[4:]
 
 
+def unregisters(raw: bytes) -> bool:
+    """Whether this asks, in good form, to forget the node itself: it obeys, and its partitions begin anew."""
+    if raw[:2] != UNREGISTER_BROKER:
+        return False
+    try:
+        header = parse_header(raw)
+        request = decode_request(header, raw)
+    except LogeionError:
+        return False
+    return isinstance(request, UnregisterBrokerRequest) and request.broker_id == NODE
+
+
 def damaged(seed: int) -> Iterator[tuple[bytes, float]]:
     """(frame without its length, share of it that is sent), without end, the same for the same seed."""
     rng = Random(f"{seed}:live")
@@ -200,6 +221,8 @@ def damaged(seed: int) -> Iterator[tuple[bytes, float]]:
             elif kind < PRODUCED + STRANGE:
                 slot = rng.choice(slots)
                 raw = frame(slot, random_message(message_class(slot), slot[1], rng))
+            if unregisters(raw):
+                continue
             yield raw, rng.random() if rng.random() < TORN else 1.0
 
 
