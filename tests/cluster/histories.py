@@ -30,6 +30,8 @@ from tests.tools import ROOT
 BATCH = struct.Struct(">qiibIhi")
 # Records that must be refused, for each of the loads.
 REFUSED_PER_SECOND = 2.0
+# How long one member of each group stays: partitions change hands all the time.
+CHURN_S = 4.0
 # What the numbers of processes of the test itself begin at; those of the loads are higher.
 OWN_PROCESSES = 1
 ANSWER_S = 120.0
@@ -160,7 +162,7 @@ class Run:
         """Both kinds of clients, each half of the load with a group of its own; returns when all of them work."""
         options = {"bootstrap": self.cluster.bootstrap, "topic": self.topic, "partitions": self.partitions}
         options |= {"per_second": per_second / 2, "members": members, "followers": followers, "acks": acks}
-        options |= {"refused_per_second": REFUSED_PER_SECOND}
+        options |= {"refused_per_second": REFUSED_PER_SECOND, "churn_s": CHURN_S}
         more = {"producers": 2, "request_ms": REQUEST_MS, "group": f"{self.topic}-confluent", "ends_per_second": ends}
         self.tail.start()
         self.loads.append(self._load("confluent", options | more))

@@ -103,5 +103,9 @@ def test_the_judge_sees_what_acks_1_loses(cluster: Cluster, tmp_path: Path) -> N
         run.finish()
     finally:
         run.end()
-    found = run.judge().findings.strict
+    judgement = run.judge()
+    found = judgement.findings.strict
     assert found["unseen"] or found["lost-write"], found
+    # What the dead leader alone had was seen to go, and it is known in which epoch it was acknowledged.
+    told = judgement.keys["loses-0"]
+    assert run.gone and told["epochs_known"] == told["leaders_known"] == told["acked"], (run.gone, told)

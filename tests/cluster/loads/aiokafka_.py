@@ -199,10 +199,11 @@ class Follower(Reader):
 
 class Member(Reader, ConsumerRebalanceListener):  # type: ignore[misc]
     """A member of the group, which commits what it has read ten times a second. When its client gives up, it is another
-    process, with another consumer."""
+    process, with another consumer; and so after ``stay_s``, when it leaves."""
 
-    def __init__(self) -> None:
+    def __init__(self, stay_s: float = 0.0) -> None:
         super().__init__()
+        self._stay_s = stay_s or float("inf")
         self._uncommitted: set[int] = set()
         self._owned: set[int] = set()
 
@@ -213,10 +214,11 @@ class Member(Reader, ConsumerRebalanceListener):  # type: ignore[misc]
             except KafkaError as error:
                 HISTORY.counts[f"member ended {type(error).__name__} {error}"[:100]] += 1
                 self._disown(self._owned)
-                self.proc = HISTORY.process()
-                self.positions.clear()
-                self._uncommitted.clear()
-                self._owned = set()
+            self.proc = HISTORY.process()
+            self.positions.clear()
+            self.moved.clear()
+            self._uncommitted.clear()
+            self._owned = set()
 
     async def _live(self) -> None:
         consumer = self.consumer(
@@ -228,9 +230,11 @@ class Member(Reader, ConsumerRebalanceListener):  # type: ignore[misc]
         async with running(consumer) as self._consumer:
             self.write("subscribe", "ok", time.monotonic(), [key(number) for number in range(OPTIONS.partitions)])
             consumer.subscribe([OPTIONS.topic], listener=self)
-            due = 0.0
-            while not (TOLD.drain.is_set() and GROUP.arrived()):
-                self._uncommitted |= await self.poll(consumer)
+            due, leaves = 0.0, time.monotonic() + self._stay_s
+            while not (GROUP.arrived() if TOLD.drain.is_set() else time.monotonic() > leaves):
+                # Not in one statement: what a rebalance does to the set while this waits would be undone.
+                polled = await self.poll(consumer)
+                self._uncommitted |= polled
                 if time.monotonic() >= due:
                     await self._commit()
                     due = time.monotonic() + COMMIT_S
@@ -272,7 +276,7 @@ class Member(Reader, ConsumerRebalanceListener):  # type: ignore[misc]
             same = before == self._consumer._coordinator.generation
             self.write("commit", "ok", began, value, gen=before if same else -1)
             GROUP.committed(wanted)
-            self._uncommitted -= wanted.keys()
+            self._uncommitted.difference_update(wanted)
 
 
 class Group:
@@ -295,7 +299,7 @@ GROUP = Group()
 async def main() -> int:
     senders = [Sender(number) for number in range(OPTIONS.producers)]
     readers: list[Reader] = [Follower() for _ in range(OPTIONS.followers)]
-    readers += [Member() for _ in range(OPTIONS.members)]
+    readers += [Member() for _ in range(OPTIONS.members - 1)] + [Member(OPTIONS.churn_s)] * bool(OPTIONS.members)
     sending = [asyncio.create_task(one.run()) for one in senders]
     sending += [asyncio.create_task(Refused(0).run())] if OPTIONS.refused_per_second else []
     reading = [asyncio.create_task(one.run()) for one in readers]

@@ -47,6 +47,8 @@ class Options(NamedTuple):
     refused_per_second: float = 0.0
     # After what silence a member of the group is taken for dead: the brokers' least, as clients are killed, too.
     session_ms: int = 6_000
+    # After how long the last member of the group leaves it, and another joins; 0: never.
+    churn_s: float = 0.0
 
 
 def options() -> Options:

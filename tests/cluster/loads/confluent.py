@@ -192,17 +192,30 @@ class Follower(Reader):
 
 
 class Member(Reader):
-    """A member of the group, which commits what it has read ten times a second."""
+    """A member of the group, which commits what it has read ten times a second. One that stays for ``stay_s`` leaves
+    after that, and is another process with another consumer from then on."""
+
+    def __init__(self, stay_s: float = 0.0) -> None:
+        super().__init__()
+        self._stay_s = stay_s or float("inf")
 
     def run(self) -> None:
+        while not (TOLD.drain.is_set() and GROUP.arrived()):
+            self._live()
+            self.proc = HISTORY.process()
+            self.positions.clear()
+            self.moved.clear()
+
+    def _live(self) -> None:
         self._uncommitted: set[int] = set()
         self._owned: set[int] = set()
+        leaves = time.monotonic() + self._stay_s
         # A read is a group's only if the group is named with it.
         consumer = Consumer(self.settings() | {"session.timeout.ms": OPTIONS.session_ms})
         self.write("subscribe", "ok", time.monotonic(), [key(number) for number in range(OPTIONS.partitions)])
         consumer.subscribe([OPTIONS.topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         due = 0.0
-        while not (TOLD.drain.is_set() and GROUP.arrived()):
+        while not (GROUP.arrived() if TOLD.drain.is_set() else time.monotonic() > leaves):
             before = dict(self.positions)
             self.poll(consumer)
             self._uncommitted |= {n for n, at in self.positions.items() if before.get(n) != at} & self._owned
@@ -298,7 +311,7 @@ GROUP = Group()
 def main() -> int:
     senders = [Sender(number) for number in range(OPTIONS.producers)]
     readers: list[Reader] = [Follower() for _ in range(OPTIONS.followers)]
-    readers += [Member() for _ in range(OPTIONS.members)]
+    readers += [Member() for _ in range(OPTIONS.members - 1)] + [Member(OPTIONS.churn_s)] * bool(OPTIONS.members)
     askers: list[threading.Thread] = [Asker(daemon=True)] if OPTIONS.ends_per_second else []
     askers += [Refused(0)] if OPTIONS.refused_per_second else []
     for thread in (*senders, *readers, *askers):
