@@ -220,11 +220,15 @@ class ActorBase(Actor):
 
     # Loop thread
 
+    def _await_role(self) -> None:
+        """Until it is known which actor this is: at once, but for a spare."""
+
     def _run(self) -> None:
         loop = self._loop
         asyncio.set_event_loop(loop)
         loop.set_exception_handler(self._failed)
         try:
+            self._await_role()
             supervisor = SupervisorEnd(loop, self._spec.run_dir, self._hear)
             self._shell = self.shell(self._spec, loop, supervisor.tell)
             self._main = loop.create_task(self._serve())

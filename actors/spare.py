@@ -9,7 +9,6 @@ Partition, Replica or Coordinator like any other; if its parent ends first, so d
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import tempfile
 from pathlib import Path
@@ -22,9 +21,7 @@ from logeion.wire.records import Record, build_batch
 from .lanes import socket_path
 from .messages import Hello
 from .partition.leading import Leadership
-from .runtime import EXIT_CRASH, ActorBase, ActorSpec
-
-log: logging.Logger = logging.getLogger(__name__)
+from .runtime import ActorBase, ActorSpec
 
 KIND = "spare"
 
@@ -71,20 +68,15 @@ class Spare(ActorBase):
             os._exit(0)
         super()._on_sigterm()
 
-    def _run(self) -> None:
-        try:
-            rehearse(self._spec.run_dir)
-            with open(self._orders, "rb") as orders:
-                order = orders.read()
-            if not order:
-                os._exit(0)
-            from .supervisor import actor_class
+    def _await_role(self) -> None:
+        rehearse(self._spec.run_dir)
+        with open(self._orders, "rb") as orders:
+            order = orders.read()
+        if not order:
+            os._exit(0)
+        from .supervisor import actor_class
 
-            spec = ActorSpec.decode(order)
-            self.shell = actor_class(spec.kind).shell
-            self._spec = spec
-            self._become()
-        except Exception as error:
-            log.critical("actor ends actor=%s error=%s", self._spec.actor, error, exc_info=error)
-            os._exit(EXIT_CRASH)
-        super()._run()
+        spec = ActorSpec.decode(order)
+        self.shell = actor_class(spec.kind).shell
+        self._spec = spec
+        self._become()
