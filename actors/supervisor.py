@@ -74,7 +74,7 @@ class Child:
         self.process, self.address = process, address
         self.pid: int = process.pid
         # The pipe by which a spare is told what it becomes.
-        self.orders = orders
+        self.orders: int = orders
 
     def become(self, spec: ActorSpec) -> Child | None:
         """This spare as the actor that it is told to be; None if it has ended, or the pipe might not take it all."""
