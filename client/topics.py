@@ -111,7 +111,10 @@ class Topic(Generic[K, V]):
         return f"Topic({self.name!r})"
 
     def encode(self, value: V | None, key: K | None) -> tuple[bytes | None, bytes | None]:
-        """(value, key) as bytes. Raises TypeError or what the codec raises."""
+        """(value, key) as bytes. Raises TypeError for what is not of the topic's types, or what the codec raises.
+
+        Of a class the object is asked, not its fields: those of a Struct are its own business, as msgspec has it.
+        """
         return (
             None if value is None else self._encode_value(value),
             None if key is None else self._encode_key(key),
@@ -166,13 +169,55 @@ def _coding(kind: Any, codec: Codec) -> tuple[Callable[[Any], bytes], Callable[[
     if hasattr(kind, "model_validate_json"):
         if codec != "json":
             raise ConfigError(f"{kind.__name__} is a pydantic model, which has JSON only, not {codec}")
-        return (lambda value: value.model_dump_json().encode()), kind.model_validate_json
+        return _of_class(kind, lambda value: value.model_dump_json().encode()), kind.model_validate_json
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
     try:
         if codec == "json":
-            return msgspec.json.Encoder().encode, msgspec.json.Decoder(kind).decode
-        return msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(kind).decode
+            encode, decode = msgspec.json.Encoder().encode, msgspec.json.Decoder(kind).decode
+        else:
+            encode, decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(kind).decode
     except TypeError as cause:
         raise ConfigError(f"{kind!r} cannot be encoded as {codec}: {cause}") from cause
+    if kind in (Any, object):
+        return encode, decode
+    try:
+        plain = isinstance(kind, type) and not isinstance(None, kind)
+    except TypeError:  # a TypedDict is a class that cannot be asked
+        plain = False
+    return (_of_class(kind, encode) if plain else _of_shape(kind, encode, decode)), decode
+
+
+def _of_class(kind: Any, encode: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    # As type checkers have it, an int will do for a float; and True is no number, as its JSON is none either.
+    also = int if kind is float else kind
+
+    def encode_checked(value: Any) -> bytes:
+        if type(value) is kind:
+            return encode(value)
+        if not isinstance(value, (kind, also)) or (isinstance(value, bool) and kind in (int, float)):
+            raise TypeError(f"the topic's type is {_named(kind)}, not {type(value).__name__}")
+        return encode(value)
+
+    return encode_checked
+
+
+def _of_shape(kind: Any, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]) -> Callable[[Any], bytes]:
+    """What is not a plain class is of the type if it can be read as one."""
+
+    def encode_checked(value: Any) -> bytes:
+        data = encode(value)
+        try:
+            decode(data)
+        except msgspec.ValidationError as cause:
+            raise TypeError(f"the topic's type is {_named(kind)}, not {type(value).__name__}: {cause}") from None
+        return data
+
+    return encode_checked
+
+
+def _named(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
 
 
 def _checked_bytes(value: Any) -> bytes:
