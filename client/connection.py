@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 from logeion.wire.apis import APIS, ApiVersionsRequest, ApiVersionsResponse
@@ -86,6 +87,8 @@ class Connection(asyncio.BufferedProtocol):
         self._frame: bytearray | None = None
         self._frame_view = memoryview(b"")
         self._filled = 0
+        self._paused = False
+        self._writers: set[Callable[[], object]] = set()
         self._ended = self._loop.create_future()
 
     @classmethod
@@ -154,6 +157,25 @@ class Connection(asyncio.BufferedProtocol):
         """Seconds until the broker wants to hear from us again; 0 if it does now."""
         return max(self._throttled_until - self._loop.time(), 0.0) if self._release_timer is not None else 0.0
 
+    @property
+    def writable(self) -> bool:
+        """Whether everything so far is with the system, and more may follow."""
+        return not self._paused and self._release_timer is None
+
+    def when_writable(self, tell: Callable[[], object]) -> None:
+        """Calls it once when that is so, or when the connection ends; asked for twice, it is called once."""
+        if self.closed or self.writable:
+            self._loop.call_soon(tell)
+        else:
+            self._writers.add(tell)
+
+    async def drained(self) -> None:
+        """Until nothing waits here to be written; returns as well when the connection ends."""
+        while not (self.closed or self.writable):
+            now = asyncio.Event()
+            self._writers.add(now.set)
+            await now.wait()
+
     def close(self, why: str = "") -> None:
         """Ends it now; unanswered requests raise ConnectionLostError."""
         self._end(ConnectionLostError(why or f"the connection to {self.address} was closed here"))
@@ -167,6 +189,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        # Told as soon as anything is left here: what it is for, is to know when nothing is.
+        self._transport.set_write_buffer_limits(high=0)
         sock = transport.get_extra_info("socket")
         if sock is not None:
             for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
@@ -186,6 +210,13 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._used += nbytes
         self._parse()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._tell_writers()
 
     def eof_received(self) -> None:
         self._end(ConnectionLostError(f"{self.address} closed the connection", "look into the broker's log"))
@@ -280,6 +311,14 @@ class Connection(asyncio.BufferedProtocol):
         held, self._held = self._held, []
         if held and not self.closed and self._transport is not None:
             self._transport.writelines(held)
+        if not self._paused:
+            self._tell_writers()
+
+    def _tell_writers(self) -> None:
+        if self.writable or self.closed:
+            writers, self._writers = self._writers, set()
+            for tell in writers:
+                tell()
 
     def _send(self, api_key: int, version: int, body: Struct, timeout_s: float) -> asyncio.Future[Struct]:
         correlation_id = self._write(api_key, version, body)
@@ -320,6 +359,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._release_timer is not None:
             self._release_timer.cancel()
             self._release_timer = None
+        self._tell_writers()
         waiting, self._waiting = self._waiting, deque()
         for entry in waiting:
             entry.timer.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import struct
 from collections.abc import Awaitable, Callable
 
@@ -11,7 +12,7 @@ import pytest
 from logeion.client.addresses import Address
 from logeion.client.connection import API_VERSIONS, THROTTLE_MAX_S, Connection, throttle_s
 from logeion.client.errors import ConnectError, ConnectionLostError, DeadlineError
-from logeion.wire.apis import ApiVersion, ApiVersionsResponse, MetadataRequest, MetadataResponse
+from logeion.wire.apis import ApiVersion, ApiVersionsResponse, MetadataRequest, MetadataRequestTopic, MetadataResponse
 from logeion.wire.codec import encode_response, parse_header, unsupported_api_versions
 
 METADATA = 3
@@ -149,6 +150,47 @@ def test_a_longer_throttle_postpones_what_is_held_and_closing_fails_it() -> None
         assert connection.throttled_s == 0.0
 
     with_peer([versions_with_throttling_metadata, throttling(10_000), later], work)
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_who_sends_without_answers_is_told_when_the_socket_takes_more(end: bool) -> None:
+    reads = asyncio.Event()
+
+    async def stalled(frame: bytes) -> bytes:
+        await reads.wait()
+        return b""
+
+    async def work(address: Address) -> None:
+        connection = await opened(address)
+        assert connection.writable
+        await connection.drained()
+        large = MetadataRequest(topics=[MetadataRequestTopic(name="t" * 1000) for _ in range(1000)])
+        sent = 0
+        while connection.writable:  # the peer reads the first, and the system keeps some more
+            connection.send_unanswered(METADATA, large)
+            sent += 1
+            assert sent < 100, "no socket takes so much"
+            await asyncio.sleep(0.05)
+        told: list[int] = []
+        tell = functools.partial(told.append, 1)
+        connection.when_writable(tell)
+        connection.when_writable(tell)
+        draining = asyncio.create_task(connection.drained())
+        await asyncio.sleep(0.05)
+        assert not told and not draining.done()
+        if end:
+            connection.close()
+        else:
+            reads.set()
+        await asyncio.wait_for(draining, 10)
+        assert told == [1] and connection.closed == end
+        connection.when_writable(tell)
+        await asyncio.sleep(0)
+        assert told == [1, 1]
+        connection.close()
+        reads.set()
+
+    with_peer([version_answer, stalled], work)
 
 
 def test_only_versions_since_kip_219_leave_the_waiting_to_the_client() -> None:
