@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 from logeion.wire.errors import LogeionError
 
 from .accumulator import Batch
+
+log: logging.Logger = logging.getLogger("logeion.client")
 
 
 class RecordMetadata(NamedTuple):
@@ -51,11 +54,18 @@ class Delivery:
         return RecordMetadata(batch.topic, batch.partition, offset, stamp)
 
     def add_done_callback(self, callback: Callable[[Delivery], object]) -> None:
-        """Calls it with this delivery once it is done; at once if it is."""
+        """Calls it with this delivery once it is done; at once if it is. What it raises is logged, no more."""
         if self._batch.done:
-            callback(self)
+            self._tell(callback)
         else:
-            self._batch.callbacks.append(lambda _: callback(self))
+            self._batch.callbacks.append(lambda _: self._tell(callback))
+
+    def _tell(self, callback: Callable[[Delivery], object]) -> None:
+        # A mistake of the program's must not end the task that settles the other records of this answer.
+        try:
+            callback(self)
+        except Exception:
+            log.exception("a callback of a record of %s[%d] raised", self._batch.topic, self._batch.partition)
 
     def __await__(self) -> Generator[Any, None, RecordMetadata]:
         if not self._batch.done:

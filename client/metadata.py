@@ -45,9 +45,11 @@ class Metadata:
         self.failed: dict[str, KafkaError] = {}
         self.cluster_id: str | None = None
         self.controller_id: int = -1
+        self.heard: int = 0  # responses taken in: whether there may be something new
 
     def apply(self, response: MetadataResponse, *, everything: bool) -> None:
         """Takes in a response; ``everything`` says that it listed all topics, so others are gone."""
+        self.heard += 1
         self.brokers = {broker.node_id: Address(broker.host, broker.port) for broker in response.brokers}
         self.racks = {broker.node_id: broker.rack for broker in response.brokers}
         self.cluster_id = response.cluster_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import zlib
 from collections.abc import Callable
@@ -46,19 +47,29 @@ def by_crc32(key: bytes, partitions: int) -> int:
 
 
 class Sticky:
-    """Where records without a key go: one partition until its batch is sent, then the next (KIP-480).
+    """Where records without a key go: one partition until its batch is closed, then the next (KIP-480).
 
-    Round robin instead of chance: as even, and a test can say what happens.
+    It begins anywhere, so that many producers do not all begin at partition 0; from there it goes round instead of by
+    chance, which is as even.
     """
 
-    def __init__(self) -> None:
-        self._current: dict[str, int] = {}
+    def __init__(self, begin: Callable[[int], int] = random.randrange) -> None:
+        self._begin = begin
+        self.current: dict[str, int] = {}  # by topic
 
     def partition(self, topic: str, partitions: int) -> int:
         """The partition for the next record without a key."""
-        return self._current.get(topic, 0) % partitions
+        current = self.current.get(topic)
+        if current is None or current >= partitions:
+            current = self.current[topic] = self._begin(partitions)
+        return current
 
-    def batch_full(self, topic: str, partition: int, partitions: int) -> None:
-        """This partition's batch was closed: stick to another one."""
-        if self._current.get(topic, 0) % partitions == partition:
-            self._current[topic] = (partition + 1) % partitions
+    def batch_closed(
+        self, topic: str, partition: int, partitions: int, usable: Callable[[int], bool] = lambda _: True
+    ) -> None:
+        """This partition's batch was closed: stick to the next one, which is ``usable`` if any is."""
+        if self.current.get(topic) != partition:
+            return
+        others = [(partition + step) % partitions for step in range(1, partitions)]
+        if others:
+            self.current[topic] = next(filter(usable, others), others[0])

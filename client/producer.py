@@ -3,44 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
+import operator
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast, overload
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
 
-from logeion.wire.apis import (
-    InitProducerIdRequest,
-    InitProducerIdResponse,
-    PartitionProduceData,
-    ProduceRequest,
-    ProduceResponse,
-    TopicProduceData,
-)
 from logeion.wire.compression import CODECS
-from logeion.wire.errors import ConfigError, KafkaError, LogeionError, UnknownTopicOrPartitionError, for_code
+from logeion.wire.errors import ConfigError, LogeionError, UnknownTopicOrPartitionError
 
-from .accumulator import Accumulator, Batch, Slot
+from .accumulator import Accumulator
 from .cluster import Cluster
-from .connection import Connection
 from .deliveries import Delivery as Delivery
 from .deliveries import RecordMetadata as RecordMetadata
 from .deliveries import as_bytes
-from .errors import BufferFullError, ClosedError, ConnectionLostError, DeadlineError
-from .partitioner import Partitioner, Sticky, by_crc32, by_murmur2
-from .record_bytes import size_bound
-from .retries import advise, backoff_s
+from .errors import BufferFullError, ClosedError
+from .partitioner import Partitioner
+from .placement import Placement
+from .record_bytes import Headers as Headers
+from .record_bytes import checked_headers, checked_timestamp, size_bound
+from .sender import REQUESTS_IN_FLIGHT, Sender
+from .sender import unsent as unsent
 from .topics import Topic
 
 K = TypeVar("K")
 V = TypeVar("V")
-Headers = Sequence[tuple[str, bytes | None]]
 
-log: logging.Logger = logging.getLogger("logeion.client")
-
-PRODUCE, INIT_PRODUCER_ID = 0, 22
 ACKS: dict[str | int, int] = {"all": -1, -1: -1, 1: 1, 0: 0}
-PARTITIONERS: dict[str, Partitioner] = {"murmur2": by_murmur2, "crc32": by_crc32}
-REQUESTS_IN_FLIGHT = 5
 
 
 class Producer:
@@ -77,16 +66,15 @@ class Producer:
         codec = CODECS.get(compression_type or "none")
         if codec is None:
             raise ConfigError(f"compression_type={compression_type!r}: it is one of {', '.join(CODECS)}")
-        if isinstance(partitioner, str) and partitioner not in PARTITIONERS:
-            raise ConfigError(f"partitioner={partitioner!r}: it is one of {', '.join(PARTITIONERS)}, or a callable")
-        self._partitioner = PARTITIONERS[partitioner] if isinstance(partitioner, str) else partitioner
+        self._placement = Placement(cluster.metadata, partitioner)
         self._cluster = cluster
-        self._request_timeout_s = request_timeout_ms / 1000
         self.max_block_s: float = max_block_ms / 1000
         self._key_serializer = key_serializer
         self._value_serializer = value_serializer
-        self._sticky = Sticky()
-        self._partitions: dict[str, int] = {}
+        # What every record asks for, at hand.
+        self._partitions = self._placement.counts
+        self._sticky = self._placement.sticky
+        self._current = self._sticky.current
         self._accumulator = Accumulator(
             batch_bytes=batch_size,
             linger_s=linger_ms / 1000,
@@ -98,22 +86,15 @@ class Producer:
             request_bytes_max=max_request_size,
         )
         self._loop = asyncio.get_running_loop()
-        self._wake = asyncio.Event()
-        self._room: list[asyncio.Future[None]] = []
-        self._idle: list[asyncio.Future[None]] = []
-        self._requests: set[asyncio.Task[None]] = set()
-        self._busy: dict[int, int] = {}
-        self._connecting: set[int] = set()
-        self._trouble: dict[int, LogeionError] = {}
-        self._dropped = 0
-        self._sender: asyncio.Task[None] | None = None
-        self._refresh_wanted = False
-        self._refresh_timer: asyncio.TimerHandle | None = None
+        self._clock = self._loop.time
+        self._append = self._accumulator.append
+        self._sender = Sender(
+            cluster, self._accumulator, self._placement, acks=self._acks, request_timeout_s=request_timeout_ms / 1000
+        )
         self._closed = False
-        self.records_acked: int = 0
 
     async def __aenter__(self) -> Producer:
-        self._sender = asyncio.create_task(self._run())
+        self._sender.start()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
@@ -122,6 +103,8 @@ class Producer:
 
     async def prepare(self, topic: str, *, auto_create: bool = True) -> int:
         """Learns how many partitions the topic has, so that ``send_nowait`` can place records. Raises KafkaError."""
+        if not isinstance(topic, str):
+            raise TypeError(f"a topic is a str or a Topic, not {type(topic).__name__}")
 
         async def known() -> int:
             info = await self._cluster.topic(topic, auto_create=auto_create)
@@ -129,9 +112,22 @@ class Producer:
                 raise UnknownTopicOrPartitionError(f"topic {topic!r} has no partitions yet")
             return len(info.partitions)
 
-        count: int = await self._cluster.retrying(known, what=f"metadata of {topic!r}", deadline_s=self.max_block_s)
-        self._partitions[topic] = count
-        return count
+        await self._cluster.retrying(known, what=f"metadata of {topic!r}", deadline_s=self.max_block_s)
+        return self._placement.known(topic)
+
+    def lacks(self, topic: str, partition: int | None) -> bool:
+        """Whether metadata of the topic is needed before a record can go there: it is new, or has grown perhaps."""
+        count = self._partitions.get(topic)
+        return count is None or (partition is not None and partition >= count)
+
+    async def look_up(self, topic: str, partition: int | None) -> None:
+        """Asks once for what it ``lacks``. Raises KafkaError for a topic; of a partition ``give`` knows what to say."""
+        if topic not in self._partitions:
+            await self.prepare(topic)
+        if self.lacks(topic, partition):
+            with contextlib.suppress(LogeionError):
+                await self._cluster.refresh((topic,))
+            self._placement.recount()
 
     @overload
     async def send(
@@ -173,21 +169,23 @@ class Producer:
         Waits at most ``max_block_ms`` for metadata or room. Raises KafkaError, DeadlineError, BufferFullError.
         """
         topic, value, key = self.encoded(topic, value, key)
-        if topic not in self._partitions:
-            await self.prepare(topic)
-        full: BufferFullError | None = None
-        try:
-            async with asyncio.timeout(self.max_block_s):
-                while True:
-                    try:
-                        delivery = self.give(topic, value, key, headers, partition, timestamp_ms)
-                        break
-                    except BufferFullError as error:
-                        full = error
+        if headers:
+            headers = checked_headers(headers)
+        if timestamp_ms is not None:
+            timestamp_ms = checked_timestamp(timestamp_ms)
+        if self.lacks(topic, partition):
+            await self.look_up(topic, partition)
+        until = self._loop.time() + self.max_block_s
+        while True:
+            try:
+                delivery = self.give(topic, value, key, headers, partition, timestamp_ms)
+                break
+            except BufferFullError as full:
+                try:
+                    async with asyncio.timeout_at(until):
                         await self.room(size_bound(key, value, headers))
-        except TimeoutError:
-            assert full is not None
-            raise full from None
+                except TimeoutError:
+                    raise full from None
         return await delivery
 
     def encoded(self, topic: Any, value: Any, key: Any) -> tuple[str, bytes | None, bytes | None]:
@@ -239,6 +237,10 @@ class Producer:
         Raises BufferFullError (await ``room()`` and try again), UnknownTopicOrPartitionError, ClosedError.
         """
         topic, value, key = self.encoded(topic, value, key)
+        if headers:
+            headers = checked_headers(headers)
+        if timestamp_ms is not None:
+            timestamp_ms = checked_timestamp(timestamp_ms)
         return self.give(topic, value, key, headers, partition, timestamp_ms)
 
     def give(
@@ -250,25 +252,41 @@ class Producer:
         partition: int | None,
         timestamp_ms: int | None,
     ) -> Delivery:
-        """``send_nowait`` for what is bytes already."""
+        """``send_nowait`` for what is bytes already, its headers and timestamp ``checked_…``. Raises as it does, and
+        what a partitioner of the program's raises."""
         count = self._partitions.get(topic)
         if count is None:
             raise UnknownTopicOrPartitionError(f"topic {topic!r} is not prepared: await producer.prepare({topic!r})")
-        if self._closed:
-            raise ClosedError("the producer was closed")
-        sticky = False
+        if self._sender.ended:
+            raise ClosedError(self._sender.ended)
+        movable = False
         if partition is None:
-            sticky = key is None
-            partition = self._sticky.partition(topic, count) if key is None else self._partitioner(key, count)
-        elif not 0 <= partition < count:
-            raise UnknownTopicOrPartitionError(f"topic {topic!r} has {count} partitions, none is {partition}")
-        stamp = int(time.time() * 1000) if timestamp_ms is None else timestamp_ms
-        batch, index, closed = self._accumulator.append(topic, partition, key, value, headers, stamp, self._loop.time())
-        if closed or index == 0:
-            if closed and sticky:
-                self._sticky.batch_full(topic, partition, count)
-            self._wake.set()
+            if key is None:
+                movable = count > 1
+                partition = self._current.get(topic, count)
+                if partition >= count:
+                    partition = self._sticky.partition(topic, count)
+            else:
+                partition = self._placement.by_key(key, count)
+        elif not 0 <= (partition := operator.index(partition)) < count:
+            self._no_partition(topic, partition)
+        stamp = time.time_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms
+        batch, index, closed = self._append(topic, partition, key, value, headers, stamp, self._clock, movable)
+        if closed or not index:
+            if movable and closed:
+                self._placement.batch_closed((topic, partition))
+                partition = self._sticky.partition(topic, count)
+                batch, index, _ = self._append(topic, partition, key, value, headers, stamp, self._clock)
+            self._sender.wake.set()
         return Delivery(batch, index, stamp)
+
+    def _no_partition(self, topic: str, partition: int) -> None:
+        """Metadata may be older than the partition."""
+        self._placement.recount()
+        count = self._partitions[topic]
+        if not 0 <= partition < count:
+            self._sender.refresh_soon()
+            raise UnknownTopicOrPartitionError(f"topic {topic!r} has {count} partitions, none is {partition}")
 
     @property
     def unacknowledged(self) -> int:
@@ -282,22 +300,12 @@ class Producer:
 
     async def room(self, size: int = 0) -> None:
         """Until some of what fills the buffer is settled, and ``size`` bytes fit."""
-        used, limit = self._accumulator.used, self._accumulator.buffer_bytes
-        if not used or (used < limit // 2 and used + size <= limit):
-            return
-        waiter = self._loop.create_future()
-        self._room.append(waiter)
-        self._wake.set()
-        await waiter
+        await self._sender.room(size)
 
     async def flush(self) -> None:
-        """Sends everything now and waits until all of it is settled, one way or the other."""
-        while not self._accumulator.empty:
-            self._accumulator.close_batches(self._loop.time(), flush=True)
-            waiter = self._loop.create_future()
-            self._idle.append(waiter)
-            self._wake.set()
-            await waiter
+        """Sends everything now and waits until all of it is settled, one way or the other. What is sent meanwhile is
+        not waited for."""
+        await self._sender.flush()
 
     async def close(self, *, flush: bool = True, told: bool = False) -> None:
         """Ends it; what was not flushed fails with ClosedError, and the log says so unless it was ``told``."""
@@ -308,237 +316,4 @@ class Producer:
                 await self.flush()
         finally:
             self._closed = True
-            if self._refresh_timer is not None:
-                self._refresh_timer.cancel()
-            if self._accumulator.records and not told:
-                log.warning("a producer was closed with %s", unsent(self._accumulator.records))
-            tasks = [*self._requests, *([self._sender] if self._sender is not None else [])]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._accumulator.fail_all(ClosedError("the producer was closed before this record was acknowledged"))
-            self._release()
-
-    # The one task that sends
-
-    async def _run(self) -> None:
-        try:
-            await self._send_for_ever()
-        except BaseException as cause:
-            # Whoever waits must hear of it; what it was, the task's own exception says. A loop that ends cancels it.
-            if (left := self._accumulator.records + self._dropped) and not self._closed:
-                log.warning("a producer's event loop ended with %s", unsent(left))
-            self._accumulator.fail_all(ClosedError(f"the producer stopped: {cause!r}"))
-            self._release()
-            raise
-
-    async def _send_for_ever(self) -> None:
-        accumulator = self._accumulator
-        while True:
-            now = self._loop.time()
-            # Nobody lingers while somebody waits for room, or for all of it.
-            accumulator.close_batches(now, flush=bool(self._room or self._idle))
-            if accumulator.expire(now, self._why):
-                self._release()
-            if accumulator.needs_producer_id and not accumulator.empty:
-                await self._new_producer_id()
-            if self._refresh_wanted:
-                self._refresh_wanted = False
-                await self._refresh()
-            await self._send_ready()
-            wake_at = accumulator.next_wake(self._loop.time())
-            try:
-                async with asyncio.timeout_at(None if wake_at is None else max(wake_at, self._loop.time() + 0.001)):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
-
-    async def _new_producer_id(self) -> None:
-        async def ask() -> InitProducerIdResponse:
-            request = InitProducerIdRequest(transactional_id=None, transaction_timeout_ms=2**31 - 1)
-            answer = cast(InitProducerIdResponse, await self._cluster.call(INIT_PRODUCER_ID, request))
-            if answer.error_code:
-                raise for_code(answer.error_code)("no producer id")
-            return answer
-
-        try:
-            answer = await self._cluster.retrying(
-                ask, what="a producer id", deadline_s=self._accumulator.delivery_timeout_s
-            )
-        except LogeionError as error:
-            self._accumulator.fail_all(error)
-            self._release()
-            return
-        self._accumulator.set_producer_id(answer.producer_id, answer.producer_epoch)
-
-    async def _refresh(self) -> None:
-        try:
-            await self._cluster.refresh(tuple(self._partitions))
-        except LogeionError:
-            self._refresh_soon()
-
-    def _refresh_soon(self) -> None:
-        if self._refresh_timer is None:
-            self._refresh_timer = self._loop.call_later(0.05, self._ask_refresh)
-
-    def _ask_refresh(self) -> None:
-        self._refresh_timer = None
-        self._refresh_wanted = True
-        self._wake.set()
-
-    async def _send_ready(self) -> None:
-        accumulator = self._accumulator
-        while True:
-            now = self._loop.time()
-            by_node: dict[int, list[Slot]] = {}
-            for slot in accumulator.ready(now):
-                try:
-                    node = self._cluster.metadata.leader(*slot)
-                except KafkaError:
-                    self._refresh_soon()
-                    continue
-                if self._busy.get(node, 0) < REQUESTS_IN_FLIGHT:
-                    by_node.setdefault(node, []).append(slot)
-            sent = False
-            for node, slots in by_node.items():
-                connection = self._cluster.open_connection(node)
-                if connection is None:
-                    self._connect(node)
-                    continue
-                sent |= self._send_to(connection, node, slots)
-                await asyncio.sleep(0)
-            if not sent:
-                return
-
-    def _why(self, slot: Slot) -> LogeionError | None:
-        """What keeps this partition's batches from being sent."""
-        try:
-            return self._trouble.get(self._cluster.metadata.leader(*slot))
-        except KafkaError as error:
-            return error
-
-    def _connect(self, node: int) -> None:
-        """Beside the sending to others, which a broker that cannot be reached must not hold up."""
-        if node in self._connecting:
-            return
-
-        async def connect() -> None:
-            try:
-                await self._cluster.connection(node)
-                self._trouble.pop(node, None)
-                self._wake.set()
-            except LogeionError as error:
-                self._trouble[node] = error
-                self._refresh_soon()
-            finally:
-                self._connecting.discard(node)
-
-        self._connecting.add(node)
-        task = asyncio.create_task(connect())
-        self._requests.add(task)
-        task.add_done_callback(self._requests.discard)
-
-    def _send_to(self, connection: Connection, node: int, slots: list[Slot]) -> bool:
-        now = self._loop.time()
-        batches: list[Batch] = []
-        size = 0
-        # Another partition goes first each time, so that a small limit starves none.
-        turn = self._busy.get(node, 0) % len(slots)
-        for slot in slots[turn:] + slots[:turn]:
-            batch = self._accumulator.take(slot, now)
-            if batch is None:
-                continue
-            batches.append(batch)
-            size += batch.size
-            if size >= self._accumulator.request_bytes_max:
-                break
-        if not batches:
-            return False
-        topics: dict[str, list[PartitionProduceData]] = {}
-        for batch in batches:
-            data = PartitionProduceData(index=batch.partition, records=self._accumulator.bytes_of(batch))
-            topics.setdefault(batch.topic, []).append(data)
-        timeout_s = self._request_timeout_s
-        request = ProduceRequest(
-            acks=self._acks,
-            timeout_ms=int(timeout_s * 1000),
-            topic_data=[TopicProduceData(name=name, partition_data=data) for name, data in topics.items()],
-        )
-        try:
-            if self._acks == 0:
-                connection.send_unanswered(PRODUCE, request)
-                for batch in batches:
-                    self._accumulator.succeeded(batch, -1)
-                self._release()
-                return True
-            answer = connection.send(PRODUCE, request, timeout_s=timeout_s)
-        except LogeionError as error:
-            for batch in batches:
-                self._settle_failure(batch, error)
-            self._release()
-            return True
-        self._busy[node] = self._busy.get(node, 0) + 1
-        task = asyncio.create_task(self._answered(node, batches, cast("asyncio.Future[Any]", answer)))
-        self._requests.add(task)
-        task.add_done_callback(self._requests.discard)
-        return True
-
-    async def _answered(self, node: int, batches: list[Batch], answer: asyncio.Future[Any]) -> None:
-        try:
-            response = cast(ProduceResponse, await answer)
-        except LogeionError as error:
-            for batch in batches:
-                self._settle_failure(batch, error)
-        except asyncio.CancelledError:
-            closed = ClosedError("the producer was closed before this record was acknowledged")
-            self._dropped += sum(len(batch.entries) for batch in batches)
-            for batch in batches:
-                self._settle_failure(batch, closed)
-            raise
-        else:
-            answers = {
-                (topic.name, partition.index): partition
-                for topic in response.responses
-                for partition in topic.partition_responses
-            }
-            for batch in batches:
-                entry = answers.get((batch.topic, batch.partition))
-                if entry is None:
-                    self._settle_failure(
-                        batch, ConnectionLostError(f"no answer about {batch.topic}[{batch.partition}]")
-                    )
-                elif entry.error_code:
-                    kind = for_code(entry.error_code)
-                    told = entry.error_message or (kind.__doc__ or "").strip()
-                    self._settle_failure(batch, kind(f"{batch.topic}[{batch.partition}]: {told}"))
-                else:
-                    self.records_acked += len(batch.entries)
-                    self._accumulator.succeeded(batch, entry.base_offset, entry.log_append_time_ms)
-        finally:
-            self._busy[node] -= 1
-            self._release()
-            self._wake.set()
-
-    def _settle_failure(self, batch: Batch, error: LogeionError) -> None:
-        wait = backoff_s(batch.tries)
-        again = self._accumulator.failed(batch, error, self._loop.time(), wait)
-        if again and (advise(error).refresh or isinstance(error, DeadlineError)):
-            self._refresh_wanted = True
-
-    def _release(self) -> None:
-        if self._room and self._accumulator.used < self._accumulator.buffer_bytes // 2:
-            waiting, self._room = self._room, []
-            for waiter in waiting:
-                if not waiter.done():
-                    waiter.set_result(None)
-        if self._idle and self._accumulator.empty:
-            waiting, self._idle = self._idle, []
-            for waiter in waiting:
-                if not waiter.done():
-                    waiter.set_result(None)
-
-
-def unsent(records: int) -> str:
-    """What a log line says of so many."""
-    return f"{records} records that were not acknowledged: they may be lost"
+            await self._sender.end(told=told)

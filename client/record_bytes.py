@@ -6,13 +6,16 @@ ordinary record costs a few look-ups and one join instead of a call for each num
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from typing import Any
 
 from logeion.wire.batch import BatchHeader, pack_batch
 from logeion.wire.compression import compress
 
+Headers = Sequence[tuple[str, bytes | None]]
 # timestamp in ms, key, value, headers
-Entry = tuple[int, bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]
+Entry = tuple[int, bytes | None, bytes | None, Headers]
 
 BATCH_OVERHEAD = 61
 
@@ -36,12 +39,48 @@ def varint(value: int) -> bytes:
     return _TABLE[value] if 0 <= value < _SMALL else _varint(value)
 
 
-def size_bound(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> int:
+def size_bound(key: bytes | None, value: bytes | None, headers: Headers) -> int:
     """No less than what this record takes in a batch, uncompressed."""
     size = 24 + (len(key) if key else 0) + (len(value) if value else 0)
     for name, content in headers:
         size += 10 + 4 * len(name) + (len(content) if content else 0)
     return size
+
+
+def checked_headers(headers: Any) -> Headers:
+    """A copy that surely can be encoded, which happens later and elsewhere. Raises TypeError, ValueError."""
+    found: list[tuple[str, bytes | None]] = []
+    if isinstance(headers, str | bytes | dict):
+        raise TypeError(f"headers are a list of (name, value), not {type(headers).__name__}")
+    for header in headers:
+        try:
+            name, content = header
+        except (TypeError, ValueError):
+            raise TypeError(f"a header is a pair (name, value), not {header!r}") from None
+        if not isinstance(name, str):
+            raise TypeError(f"a header's name is a str, not {type(name).__name__}: {name!r}")
+        if not name.isascii():
+            try:
+                name.encode()
+            except UnicodeEncodeError as cause:
+                raise ValueError(f"the header's name {name!r} has no UTF-8 form: {cause}") from None
+        if content is not None and type(content) is not bytes:
+            if not isinstance(content, bytearray | memoryview):
+                raise TypeError(f"header {name!r}: its value is bytes or None, not {type(content).__name__}")
+            content = bytes(content)
+        found.append((name, content))
+    return found
+
+
+def checked_timestamp(timestamp_ms: Any) -> int:
+    """Raises TypeError, ValueError."""
+    try:
+        stamp = operator.index(timestamp_ms)
+    except TypeError:
+        raise TypeError(f"timestamp_ms is a whole number, not {timestamp_ms!r}: try int(…)") from None
+    if not 0 <= stamp < 1 << 63:
+        raise ValueError(f"timestamp_ms={stamp}: it is from 0 to 2^63 - 1, in milliseconds since 1970")
+    return stamp
 
 
 def encode_entries(entries: Sequence[Entry]) -> tuple[bytes, int, int]:
@@ -76,7 +115,7 @@ def encode_entries(entries: Sequence[Entry]) -> tuple[bytes, int, int]:
     return join(pieces), base, highest
 
 
-def _headers(headers: Sequence[tuple[str, bytes | None]]) -> bytes:
+def _headers(headers: Headers) -> bytes:
     pieces = [varint(len(headers))]
     for name, content in headers:
         key = name.encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import threading
 import time
 from collections import deque
@@ -18,7 +19,7 @@ from .deliveries import Delivery, RecordMetadata
 from .errors import BufferFullError, ClosedError
 from .producer import Headers, unsent
 from .producer import Producer as Core
-from .record_bytes import size_bound
+from .record_bytes import checked_headers, checked_timestamp, size_bound
 from .settings import StandaloneProducerSettings, checked
 from .topics import Topic
 
@@ -169,6 +170,7 @@ class Producer:
         self._core = background.run(_start(cluster, taken))
         self._stage: deque[_Staged] = deque()
         self._staged_bytes = 0
+        self._staged = self._given = 0  # records that went in and out, so that a flush knows which were before it
         self._scheduled = False
         self._room = threading.Condition()
         self._topics: set[str] = set()
@@ -220,13 +222,20 @@ class Producer:
 
         Blocks at most ``max_block_ms`` for the topic's metadata (once) and for room, then raises KafkaError,
         DeadlineError or BufferFullError; the record was not taken then. Raises TypeError for a value that is not the
-        topic's, ClosedError after ``close``.
+        topic's, TypeError or ValueError for headers, a partition or a timestamp that make no sense, ClosedError after
+        ``close``. What a partitioner of yours raises is the future's error.
         """
         name, data, key_data = self._core.encoded(topic, value, key)
+        if headers:
+            headers = checked_headers(headers)
+        stamp = time.time_ns() // 1_000_000 if timestamp_ms is None else checked_timestamp(timestamp_ms)
         if name not in self._topics:
             self.background.run(self._core.prepare(name))
             self._topics.add(name)
-        stamp = time.time_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms
+        if partition is not None:
+            partition = operator.index(partition)
+            if self._core.lacks(name, partition) and threading.current_thread() is not self.background.thread:
+                self.background.run(self._core.look_up(name, partition))
         size = size_bound(key_data, data, headers)
         future = SendFuture(self)
         with self._room:
@@ -236,6 +245,7 @@ class Producer:
                 self._wait_for_room(size)
             self._stage.append((future, name, data, key_data, headers, partition, stamp, size))
             self._staged_bytes += size
+            self._staged += 1
             if not self._scheduled:
                 self._scheduled = True
                 self.background.loop.call_soon_threadsafe(self._soon)
@@ -261,7 +271,9 @@ class Producer:
 
     def flush(self, timeout: float | None = None) -> None:
         """Until everything sent before is settled, one way or the other. Raises TimeoutError after these seconds."""
-        self.background.run(self._flush(), timeout)
+        with self._room:
+            mark = self._staged
+        self.background.run(self._flush(mark), timeout)
 
     def close(self, timeout: float | None = None) -> None:
         """Flushes, at most ``timeout`` seconds, and ends it. What is not acknowledged then fails with ClosedError."""
@@ -323,9 +335,10 @@ class Producer:
                 future.given(core.give(topic, value, key, headers, partition, stamp))
             except BufferFullError:
                 break
-            except (LogeionError, ValueError, TypeError, OverflowError) as error:
+            except Exception as error:  # a partitioner is the program's: whatever it raises concerns this record
                 future.refused(error)
             stage.popleft()
+            self._given += 1
             freed += size
         with self._room:
             self._staged_bytes -= freed
@@ -342,11 +355,12 @@ class Producer:
         finally:
             self._drainer = None
 
-    async def _flush(self) -> None:
+    async def _flush(self, mark: int) -> None:
         while True:
             self._drain()
+            given = self._given
             await self._core.flush()
-            if not self._stage:
+            if given >= mark:
                 return
             await asyncio.sleep(0)
 

@@ -13,7 +13,7 @@ from kafka.partitioner.default import murmur2 as kafka_murmur2
 from logeion.client.addresses import Address, parse_bootstrap
 from logeion.client.errors import ConnectError, ConnectionLostError
 from logeion.client.metadata import Metadata
-from logeion.client.partitioner import Sticky, by_murmur2, murmur2
+from logeion.client.partitioner import by_murmur2, murmur2
 from logeion.client.positions import Position, TopicPartition
 from logeion.client.record_bytes import Encoded
 from logeion.client.retries import advise, backoff_s
@@ -58,14 +58,6 @@ def test_murmur2_is_that_of_other_clients(key: bytes) -> None:
 def test_murmur2_places_a_known_key() -> None:
     assert murmur2(b"user-1234567890ab") == 752553288
     assert by_murmur2(b"user-1234567890ab", 12) == 752553288 % 12
-
-
-def test_records_without_a_key_stay_until_their_batch_is_full() -> None:
-    sticky = Sticky()
-    assert [sticky.partition("t", 3) for _ in range(3)] == [0, 0, 0]
-    sticky.batch_full("t", 0, 3)
-    sticky.batch_full("t", 0, 3)
-    assert sticky.partition("t", 3) == 1
 
 
 headers = st.lists(st.tuples(st.text(max_size=5), st.none() | st.binary(max_size=5)), max_size=2)
