@@ -12,7 +12,7 @@ from typing import Any, TypeVar, overload
 from logeion.wire.compression import CODECS
 from logeion.wire.errors import ConfigError, LogeionError, UnknownTopicOrPartitionError
 
-from .accumulator import Accumulator
+from .accumulator import Accumulator, Batch
 from .cluster import Cluster
 from .deliveries import Delivery as Delivery
 from .deliveries import RecordMetadata as RecordMetadata
@@ -71,6 +71,7 @@ class Producer:
         self.max_block_s: float = max_block_ms / 1000
         self._key_serializer = key_serializer
         self._value_serializer = value_serializer
+        self.plain: bool = key_serializer is None and value_serializer is None
         # What every record asks for, at hand.
         self._partitions = self._placement.counts
         self._sticky = self._placement.sticky
@@ -121,12 +122,13 @@ class Producer:
         return count is None or (partition is not None and partition >= count)
 
     async def look_up(self, topic: str, partition: int | None) -> None:
-        """Asks once for what it ``lacks``. Raises KafkaError for a topic; of a partition ``give`` knows what to say."""
+        """Asks once for what it ``lacks``. Raises KafkaError for a topic; of a partition ``place`` will."""
         if topic not in self._partitions:
             await self.prepare(topic)
         if self.lacks(topic, partition):
-            with contextlib.suppress(LogeionError):
-                await self._cluster.refresh((topic,))
+            with contextlib.suppress(LogeionError, TimeoutError):
+                async with asyncio.timeout(self.max_block_s):
+                    await self._cluster.refresh((topic,))
             self._placement.recount()
 
     @overload
@@ -171,14 +173,13 @@ class Producer:
         topic, value, key = self.encoded(topic, value, key)
         if headers:
             headers = checked_headers(headers)
-        if timestamp_ms is not None:
-            timestamp_ms = checked_timestamp(timestamp_ms)
+        stamp = time.time_ns() // 1_000_000 if timestamp_ms is None else checked_timestamp(timestamp_ms)
         if self.lacks(topic, partition):
             await self.look_up(topic, partition)
         until = self._loop.time() + self.max_block_s
         while True:
             try:
-                delivery = self.give(topic, value, key, headers, partition, timestamp_ms)
+                batch, index = self.place(topic, value, key, headers, partition, stamp)
                 break
             except BufferFullError as full:
                 try:
@@ -186,10 +187,12 @@ class Producer:
                         await self.room(size_bound(key, value, headers))
                 except TimeoutError:
                     raise full from None
-        return await delivery
+        return await Delivery(batch, index, stamp)
 
     def encoded(self, topic: Any, value: Any, key: Any) -> tuple[str, bytes | None, bytes | None]:
         """(topic's name, value, key) as they go out. Raises what the serializers or the topic's codec raise."""
+        if self.plain and type(value) is bytes and (key is None or type(key) is bytes) and type(topic) is str:
+            return topic, value, key
         if isinstance(topic, Topic):
             return topic.name, *topic.encode(value, key)
         if self._value_serializer is not None:
@@ -239,21 +242,21 @@ class Producer:
         topic, value, key = self.encoded(topic, value, key)
         if headers:
             headers = checked_headers(headers)
-        if timestamp_ms is not None:
-            timestamp_ms = checked_timestamp(timestamp_ms)
-        return self.give(topic, value, key, headers, partition, timestamp_ms)
+        stamp = time.time_ns() // 1_000_000 if timestamp_ms is None else checked_timestamp(timestamp_ms)
+        batch, index = self.place(topic, value, key, headers, partition, stamp)
+        return Delivery(batch, index, stamp)
 
-    def give(
+    def place(
         self,
         topic: str,
         value: bytes | None,
         key: bytes | None,
         headers: Headers,
         partition: int | None,
-        timestamp_ms: int | None,
-    ) -> Delivery:
-        """``send_nowait`` for what is bytes already, its headers and timestamp ``checked_…``. Raises as it does, and
-        what a partitioner of the program's raises."""
+        timestamp_ms: int,
+    ) -> tuple[Batch, int]:
+        """``send_nowait`` for what is bytes already, with headers and a timestamp that are ``checked_…``: the record's
+        batch, and its place there. Raises as it does, and what a partitioner of the program's raises."""
         count = self._partitions.get(topic)
         if count is None:
             raise UnknownTopicOrPartitionError(f"topic {topic!r} is not prepared: await producer.prepare({topic!r})")
@@ -270,15 +273,14 @@ class Producer:
                 partition = self._placement.by_key(key, count)
         elif not 0 <= (partition := operator.index(partition)) < count:
             self._no_partition(topic, partition)
-        stamp = time.time_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms
-        batch, index, closed = self._append(topic, partition, key, value, headers, stamp, self._clock, movable)
+        batch, index, closed = self._append(topic, partition, key, value, headers, timestamp_ms, self._clock, movable)
         if closed or not index:
             if movable and closed:
                 self._placement.batch_closed((topic, partition))
                 partition = self._sticky.partition(topic, count)
-                batch, index, _ = self._append(topic, partition, key, value, headers, stamp, self._clock)
+                batch, index, _ = self._append(topic, partition, key, value, headers, timestamp_ms, self._clock)
             self._sender.wake.set()
-        return Delivery(batch, index, stamp)
+        return batch, index
 
     def _no_partition(self, topic: str, partition: int) -> None:
         """Metadata may be older than the partition."""

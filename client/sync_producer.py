@@ -13,6 +13,7 @@ from typing import Any, TypeVar, Unpack, overload
 
 from logeion.wire.errors import LogeionError
 
+from .accumulator import Batch
 from .background import Background, closed, log, opened, own_cluster
 from .cluster import Cluster
 from .deliveries import Delivery, RecordMetadata
@@ -33,17 +34,17 @@ STAGE_S = 0.001
 class SendFuture:
     """What becomes of one record. Callbacks run on the client's own thread: they must not wait for the client."""
 
-    __slots__ = ("_delivery", "_error", "_producer", "_waiting")
+    __slots__ = ("_batch", "_error", "_index", "_producer", "_timestamp_ms", "_waiting")
 
     def __init__(self, producer: Producer) -> None:
         self._producer = producer
-        self._delivery: Delivery | None = None
+        self._batch: Batch | None = None
         self._error: BaseException | None = None
         self._waiting: list[Callable[[], object]] | None = None  # made when somebody waits: few records have any
 
     def done(self) -> bool:
         """Whether its fate is known."""
-        return self._error is not None or (self._delivery is not None and self._delivery.done())
+        return self._error is not None or (self._batch is not None and self._batch.done)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What went wrong, None for success; waits for it ``timeout`` seconds (None: as long as it takes).
@@ -52,18 +53,15 @@ class SendFuture:
         """
         if not self.done():
             self._producer.await_future(self, timeout)
-        if self._error is not None:
-            return self._error
-        assert self._delivery is not None
-        return self._delivery.exception()
+        return self._error if self._batch is None else self._batch.error
 
     def result(self, timeout: float | None = None) -> RecordMetadata:
         """Waits, then where the record stands. Raises its error, or TimeoutError after ``timeout`` seconds."""
         error = self.exception(timeout)
         if error is not None:
             raise error
-        assert self._delivery is not None
-        return self._delivery.result()
+        assert self._batch is not None
+        return Delivery(self._batch, self._index, self._timestamp_ms).result()
 
     get = result
 
@@ -98,8 +96,11 @@ class SendFuture:
 
     def attach(self, tell: Callable[[], object]) -> None:
         """Calls it once the record's fate is known."""
-        if self._delivery is not None:
-            self._delivery.add_done_callback(lambda _: tell())
+        if self._batch is not None:
+            if self._batch.done:
+                tell()
+            else:
+                self._batch.callbacks.append(lambda _: tell())
         elif self._error is not None:
             tell()
         elif self._waiting is None:
@@ -107,10 +108,12 @@ class SendFuture:
         else:
             self._waiting.append(tell)
 
-    def given(self, delivery: Delivery) -> None:
+    def given(self, batch: Batch, index: int, timestamp_ms: int) -> None:
         """The producer took the record."""
-        self._delivery = delivery
-        if self._waiting:
+        self._batch = batch
+        self._index = index
+        self._timestamp_ms = timestamp_ms
+        if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
             for tell in waiting:
                 self.attach(tell)
@@ -168,11 +171,15 @@ class Producer:
         self._stage_limit = min(STAGE_BYTES, max(buffer // 4, 1))
         taken["buffer_memory"] = max(buffer - self._stage_limit, 1)
         self._core = background.run(_start(cluster, taken))
+        self._plain = self._core.plain
         self._stage: deque[_Staged] = deque()
         self._staged_bytes = 0
         self._staged = self._given = 0  # records that went in and out, so that a flush knows which were before it
         self._scheduled = False
-        self._room = threading.Condition()
+        # Taken by itself where nobody waits: a condition enters it by way of Python, and every record does. A signal's
+        # handler may send too, while its thread has the lock.
+        self._lock = threading.RLock()
+        self._room = threading.Condition(self._lock)
         self._topics: set[str] = set()
         self._drainer: asyncio.Task[None] | None = None
         self._closed = False
@@ -225,7 +232,13 @@ class Producer:
         topic's, TypeError or ValueError for headers, a partition or a timestamp that make no sense, ClosedError after
         ``close``. What a partitioner of yours raises is the future's error.
         """
-        name, data, key_data = self._core.encoded(topic, value, key)
+        name: str
+        data: bytes | None
+        key_data: bytes | None
+        if self._plain and type(value) is bytes and (key is None or type(key) is bytes) and type(topic) is str:
+            name, data, key_data = topic, value, key
+        else:
+            name, data, key_data = self._core.encoded(topic, value, key)
         if headers:
             headers = checked_headers(headers)
         stamp = time.time_ns() // 1_000_000 if timestamp_ms is None else checked_timestamp(timestamp_ms)
@@ -236,9 +249,12 @@ class Producer:
             partition = operator.index(partition)
             if self._core.lacks(name, partition) and threading.current_thread() is not self.background.thread:
                 self.background.run(self._core.look_up(name, partition))
-        size = size_bound(key_data, data, headers)
+        if headers:
+            size = size_bound(key_data, data, headers)
+        else:
+            size = 24 + (len(key_data) if key_data else 0) + (len(data) if data else 0)
         future = SendFuture(self)
-        with self._room:
+        with self._lock:
             if self._closed:
                 raise ClosedError("the producer was closed")
             if self._staged_bytes and self._staged_bytes + size > self._stage_limit:
@@ -271,13 +287,13 @@ class Producer:
 
     def flush(self, timeout: float | None = None) -> None:
         """Until everything sent before is settled, one way or the other. Raises TimeoutError after these seconds."""
-        with self._room:
+        with self._lock:
             mark = self._staged
         self.background.run(self._flush(mark), timeout)
 
     def close(self, timeout: float | None = None) -> None:
         """Flushes, at most ``timeout`` seconds, and ends it. What is not acknowledged then fails with ClosedError."""
-        with self._room:
+        with self._lock:
             if self._closed:
                 return
         try:
@@ -285,7 +301,7 @@ class Producer:
         except TimeoutError:
             log.warning("a producer was closed with %s", self._unsent())
         finally:
-            with self._room:
+            with self._lock:
                 self._closed = True
                 self._room.notify_all()
             closed(self)
@@ -327,12 +343,13 @@ class Producer:
 
     def _give(self) -> None:
         """Gives the producer what is staged, as long as it has room."""
-        core, stage = self._core, self._stage
+        place, stage = self._core.place, self._stage
         freed = 0
         while stage:
             future, topic, value, key, headers, partition, stamp, size = stage[0]
             try:
-                future.given(core.give(topic, value, key, headers, partition, stamp))
+                batch, index = place(topic, value, key, headers, partition, stamp)
+                future.given(batch, index, stamp)
             except BufferFullError:
                 break
             except Exception as error:  # a partitioner is the program's: whatever it raises concerns this record
@@ -340,7 +357,7 @@ class Producer:
             stage.popleft()
             self._given += 1
             freed += size
-        with self._room:
+        with self._lock:
             self._staged_bytes -= freed
             self._scheduled = bool(stage)
             if freed:
