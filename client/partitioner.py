@@ -42,7 +42,7 @@ def by_murmur2(key: bytes, partitions: int) -> int:
 
 
 def by_crc32(key: bytes, partitions: int) -> int:
-    """As librdkafka places keys by default ("consistent_random")."""
+    """As librdkafka places keys by default ("consistent_random"), but for the empty key, which it leaves to chance."""
     return zlib.crc32(key) % partitions
 
 

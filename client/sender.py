@@ -67,6 +67,7 @@ class Sender:
         self._id_trouble: LogeionError | None = None
         self._dropped = 0
         self._refreshing: asyncio.Task[None] | None = None
+        self._metadata_quick = True
         self._refresh_wanted = False
         self._refresh_timer: asyncio.TimerHandle | None = None
         self._refreshed_at = self._loop.time()
@@ -219,13 +220,17 @@ class Sender:
             self._refresh_wanted = False
             self._refreshed_at = now
             self._refreshing = self._beside(self._refresh())
-            await asyncio.wait([self._refreshing], timeout=FRESH_S)
+            # Not time after time, when brokers are slow to say it: the other partitions have nothing to wait for.
+            done, _ = await asyncio.wait([self._refreshing], timeout=FRESH_S if self._metadata_quick else 0.001)
+            self._metadata_quick = bool(done)
 
     async def _refresh(self) -> None:
         try:
             await self._cluster.refresh(tuple(self._placement.counts))
         except LogeionError:
             self.refresh_soon()
+        else:
+            self._metadata_quick = True
         finally:
             self._refreshing = None
             self.wake.set()

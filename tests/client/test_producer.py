@@ -410,6 +410,25 @@ def test_a_topic_that_grew_is_used_whole_once_metadata_shows_it(monkeypatch: pyt
         assert isinstance(producer.send("t", b"x", partition=9).exception(5), UnknownTopicOrPartitionError)
 
 
+def test_metadata_that_does_not_come_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = FakeBroker()
+
+    async def never(topics: object = None, *, auto_create: bool = False) -> None:
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(broker, "refresh", never)
+    monkeypatch.setattr(sender, "METADATA_MAX_AGE_S", 0.0)
+
+    async def work() -> None:
+        async with broker.started(linger_ms=0, max_block_ms=10) as producer:
+            for number in range(20):
+                await asyncio.wait_for(producer.send("t", b"%d" % number), 5)
+            with pytest.raises(UnknownTopicOrPartitionError):
+                await producer.send("t", b"x", partition=3)
+
+    run(work)
+
+
 def test_records_without_a_key_go_elsewhere_when_their_batch_is_closed_for_whatever_reason() -> None:
     broker = FakeBroker(3)
 
@@ -465,7 +484,8 @@ def test_an_unknown_partitioner_is_refused() -> None:
         Placement(Metadata(), "md5")
 
 
-# As librdkafka places them ("consistent"): counted with confluent-kafka 2.6 on a Logeion broker.
+# Where confluent-kafka 2.16 put them on a Logeion broker, in topics of 2, 12 and 50 partitions ("consistent" and
+# "consistent_random").
 CRC32 = {b"a": 3904355907, b"key": 2324736937, b"user-1234567890ab": 3598734075, bytes(100): 2575877834}
 
 
