@@ -126,6 +126,7 @@ def test_after_a_batch_failed_for_good_the_rest_goes_on_in_the_next_epoch() -> N
     first, second = acc.take(SLOT, 0.0), acc.take(SLOT, 0.0)
     assert first and second
     assert not acc.failed(first, MessageTooLargeError("large"), 0.0, 0.0)
+    acc.close_batches(0.0, flush=True)
     assert acc.take(SLOT, 0.0) is None, "the second still has a sequence of the old epoch"
     assert acc.failed(second, OutOfOrderSequenceNumberError("gap"), 0.0, 0.0)
     assert acc.take(SLOT, 0.0) is second

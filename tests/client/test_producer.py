@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -308,30 +309,25 @@ def test_a_flush_waits_for_what_was_sent_before_it_and_no_more() -> None:
     run(work)
 
 
-def test_a_flush_from_a_thread_ends_while_another_goes_on_sending() -> None:
-    broker = FakeBroker()
-    with broker.synchronous(buffer_memory=200_000, batch_size=10_000) as producer:
-        sent = 0
-        first = producer.send("t", b"first")
-
-        async def more() -> None:
-            nonlocal sent
-            while not stop.is_set():
-                for _ in range(20):
-                    await asyncio.to_thread(producer.send, "t", bytes(1000))
-                    sent += 1
-                await asyncio.sleep(0)
-
-        async def work() -> None:
-            tasks = [asyncio.create_task(more()) for _ in range(3)]
-            await until(lambda: sent > 100)
-            await asyncio.wait_for(asyncio.to_thread(producer.flush), 5)
-            assert first.done()
-            stop.set()
-            await asyncio.gather(*tasks)
-
-        stop = asyncio.Event()
-        asyncio.run(work())
+def test_a_flush_from_a_thread_ends_though_more_waits_for_room_by_then() -> None:
+    broker = FakeBroker(2)
+    loop = background().loop
+    with broker.synchronous(buffer_memory=10_000, linger_ms=0, max_block_ms=50) as producer:
+        producer.send("t", b"", partition=0).result(5)
+        broker.hold = True
+        first = producer.send("t", b"first", partition=0)
+        flushing = threading.Thread(target=producer.flush)
+        flushing.start()
+        asyncio.run(until(lambda: broker.held))
+        (held,), broker.held = broker.held, []
+        with pytest.raises(BufferFullError):
+            while True:
+                producer.send("t", bytes(1000), partition=1)
+        loop.call_soon_threadsafe(held[0].set_result, held[1])
+        flushing.join(5)
+        assert not flushing.is_alive() and first.done()
+        loop.call_soon_threadsafe(broker.answer)
+    assert broker.values().count(bytes(1000)) >= 5
 
 
 def test_a_record_in_flight_fails_at_its_deadline_though_the_request_may_take_longer() -> None:
