@@ -27,6 +27,7 @@ from logeion.wire.errors import (
     InvalidProducerEpochError,
     LogeionError,
     OutOfOrderSequenceNumberError,
+    ProducerFencedError,
     UnknownProducerIdError,
 )
 
@@ -346,7 +347,8 @@ class Accumulator:
             self._leave_gap(queue, refused=batch.sequence == 0)
             self._unnumber(queue, batch)
             return True
-        if isinstance(error, InvalidProducerEpochError):
+        if isinstance(error, InvalidProducerEpochError | ProducerFencedError):
+            # Tansu says the second of an epoch that it has not given out itself.
             self._leave_gap(queue, refused=True)
             if batch.unsure:
                 return False  # in another epoch the broker could not see that it has this already

@@ -18,6 +18,7 @@ from logeion.errors import (
     MessageTooLargeError,
     NotLeaderOrFollowerError,
     OutOfOrderSequenceNumberError,
+    ProducerFencedError,
     UnknownProducerIdError,
 )
 from logeion.wire.batch import read_header
@@ -214,6 +215,20 @@ def test_a_broker_that_takes_no_next_epoch_is_given_another_id() -> None:
     acc.set_producer_id(8, 3)
     assert acc.take(SLOT, 0.0) is None, "it waits, so that a broker that goes on refusing is not flooded"
     assert acc.take(SLOT, 1.0) is batch and numbers(acc, batch) == (8, 3, 0)
+
+
+def test_a_broker_that_gives_out_epochs_itself_is_asked_for_an_id_when_it_fences_the_next() -> None:
+    acc = accumulator()
+    put(acc, b"a", b"b")
+    batch = acc.take(SLOT, 0.0)
+    assert batch and not acc.failed(batch, MessageTooLargeError("large"), 0.0, 0.0)
+    acc.close_batches(0.0, flush=True)
+    batch = acc.take(SLOT, 0.0)
+    assert batch and numbers(acc, batch) == (7, 1, 0)
+    assert acc.failed(batch, ProducerFencedError("newer"), 0.0, 0.0)
+    assert acc.needs_producer_id and acc.take(SLOT, 0.0) is None
+    acc.set_producer_id(8, 0)
+    assert acc.take(SLOT, 0.0) is batch and numbers(acc, batch) == (8, 0, 0)
 
 
 def test_the_last_epoch_is_followed_by_another_id() -> None:
