@@ -36,7 +36,8 @@ class Producer:
     """Publishes records. Start it with ``async with``; leaving it flushes.
 
     Idempotent with acks="all" unless told otherwise: nothing is lost or doubled, and the order within a partition
-    holds, through retries and failovers, until ``delivery_timeout_ms``.
+    holds, through retries and failovers, until ``delivery_timeout_ms``. Then a record fails, even if a request with it
+    is on its way that may take longer (``request_timeout_ms``): it may have been written all the same.
     """
 
     def __init__(

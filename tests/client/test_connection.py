@@ -176,7 +176,7 @@ def test_who_sends_without_answers_is_told_when_the_socket_takes_more(end: bool)
         connection.when_writable(tell)
         connection.when_writable(tell)
         draining = asyncio.create_task(connection.drained())
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # nothing may happen
         assert not told and not draining.done()
         if end:
             connection.close()

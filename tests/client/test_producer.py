@@ -361,7 +361,7 @@ def test_without_acknowledgements_a_stalled_broker_fills_the_buffer_and_not_the_
                     await asyncio.sleep(0)
             assert taken * 1000 < 60_000
             flushing = asyncio.create_task(producer.flush())
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # nothing may happen
             assert not flushing.done()
             broker.hold, broker.writable = False, True
             for tell in broker.writers:
@@ -410,7 +410,7 @@ def test_metadata_that_does_not_come_holds_up_nothing(monkeypatch: pytest.Monkey
     broker = FakeBroker()
 
     async def never(topics: object = None, *, auto_create: bool = False) -> None:
-        await asyncio.sleep(3600)
+        await asyncio.Event().wait()
 
     monkeypatch.setattr(broker, "refresh", never)
     monkeypatch.setattr(sender, "METADATA_MAX_AGE_S", 0.0)
