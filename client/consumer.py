@@ -32,6 +32,9 @@ from .retries import advise, backoff_s
 
 FETCH, LIST_OFFSETS = 1, 2
 LATEST, EARLIEST = -1, -2
+ISOLATION = {"read_uncommitted": 0, "read_committed": 1}
+# After an error that will not pass by itself a partition is asked again, and the error said again, this much later.
+QUIET_S = 1.0
 
 
 class Consumer:
@@ -50,8 +53,10 @@ class Consumer:
         max_partition_fetch_bytes: int = 1024 * 1024,
         buffer_bytes: int = 32 * 1024 * 1024,
         auto_offset_reset: str = "latest",
+        isolation_level: str = "read_uncommitted",
     ) -> None:
-        """``auto_offset_reset``: where to go on when the position is gone: "earliest", "latest" or "none" (raise)."""
+        """``auto_offset_reset``: where to go on when the position is gone: "earliest", "latest" or "none" (raise).
+        ``isolation_level="read_committed"`` leaves out what aborted and unfinished transactions wrote."""
         self._cluster = cluster
         self._purpose = cluster.own_purpose("fetch")
         self._fetch_min_bytes = fetch_min_bytes
@@ -60,6 +65,9 @@ class Consumer:
         self._max_partition_fetch_bytes = max_partition_fetch_bytes
         self._buffer_bytes = buffer_bytes
         self._reset = auto_offset_reset
+        self._isolation = ISOLATION[isolation_level]
+        # What is fetched and not handed out yet: a rebalance callback may still seek there.
+        self.held: set[TopicPartition] = set()
         self._positions: dict[TopicPartition, Position] = {}
         self.endless = False  # partitions may still be placed: what is assigned now is not all
         self._buffered = 0
@@ -118,7 +126,7 @@ class Consumer:
             tp = TopicPartition(topic, index)
             self.place(tp, offset, end if to_end else None)
 
-    def place(self, tp: TopicPartition, offset: int, stop_at: int | None = None) -> None:
+    def place(self, tp: TopicPartition, offset: int, stop_at: int | None = None) -> Position:
         """Reads this partition from ``offset`` on; what was fetched of it before is forgotten."""
         paused = self.drop(tp)
         position = self._positions[tp] = Position(tp, offset, stop_at)
@@ -126,6 +134,7 @@ class Consumer:
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep_fetching())
         self._wanted.set()
+        return position
 
     def drop(self, tp: TopicPartition) -> bool:
         """Reads this partition no more; whether it was paused."""
@@ -140,6 +149,20 @@ class Consumer:
         """Stops or resumes fetching it. Raises KeyError if not assigned."""
         self._positions[tp].paused = paused
         self._wanted.set()
+
+    def release(self, partitions: Iterable[TopicPartition]) -> None:
+        """These are ``held`` no more."""
+        self.held.difference_update(partitions)
+        self._arrived.set()
+
+    def at(self, tp: TopicPartition) -> Position | None:
+        """Where it stands in this partition; None if that is not assigned."""
+        return self._positions.get(tp)
+
+    @property
+    def positions(self) -> list[Position]:
+        """Where it stands, in each partition."""
+        return list(self._positions.values())
 
     @property
     def paused(self) -> set[TopicPartition]:
@@ -172,6 +195,7 @@ class Consumer:
                 wanted = [ListOffsetsPartition(partition_index=index, timestamp=timestamp) for index in indexes]
                 request = ListOffsetsRequest(
                     replica_id=-1,
+                    isolation_level=self._isolation,
                     topics=[ListOffsetsTopic(name=topic, partitions=wanted)],
                     timeout_ms=int(self._cluster.request_timeout_s * 1000),
                 )
@@ -210,9 +234,12 @@ class Consumer:
         loop = asyncio.get_running_loop()
         until = None if timeout_s is None else loop.time() + timeout_s
         while True:
+            if self._error is not None:
+                raise self._error
+            self._raise_trouble(loop)
             found = []
             for position in self._positions.values():
-                if not position.batches or position.paused:
+                if not position.batches or position.paused or position.tp in self.held:
                     continue
                 records, freed = position.take()
                 self._buffered -= freed
@@ -221,8 +248,7 @@ class Consumer:
             if found:
                 self._wanted.set()
                 return found
-            if self._error is not None:
-                raise self._error
+            self._raise_trouble(loop)  # what the taking came upon
             if self.finished:
                 return []
             self._arrived.clear()
@@ -232,6 +258,24 @@ class Consumer:
                     await self._arrived.wait()
             except TimeoutError:
                 return []
+
+    def _raise_trouble(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Raises what a partition stopped with, once all before it was handed out; again only after a while, so that
+        a program that goes on gets the other partitions' records meanwhile."""
+        now = loop.time()
+        for position in self._positions.values():
+            error = position.error
+            if error is None or position.batches or position.paused or now < position.quiet_until:
+                continue
+            position.quiet_until = now + QUIET_S
+            loop.call_at(position.quiet_until, self._look_again)
+            if not isinstance(error, OffsetOutOfRangeError):
+                position.error = None  # asked again then; only a seek helps one that is out of range
+            raise error
+
+    def _look_again(self) -> None:
+        self._wanted.set()
+        self._arrived.set()
 
     async def __aiter__(self) -> AsyncIterator[tuple[TopicPartition, Record]]:
         while records := await self.getmany():
@@ -251,18 +295,23 @@ class Consumer:
 
     async def _keep_fetching(self) -> None:
         failures = 0
+        loop = asyncio.get_running_loop()
         while True:
             leaderless = False
             by_leader: dict[int, list[Position]] = {}
+            now = loop.time()
             for position in self._positions.values():
                 if not position.fetchable or position.buffered >= 2 * self._max_partition_fetch_bytes:
+                    continue
+                if now < position.quiet_until:
                     continue
                 try:
                     node = self._cluster.metadata.leader(*position.tp)
                 except KafkaError as error:
-                    if not advise(error).retry:
-                        self.fail(error)
-                    leaderless = True
+                    if advise(error).retry:
+                        leaderless = True
+                    else:
+                        self._stop([position], error)
                     continue
                 by_leader.setdefault(node, []).append(position)
             if self._buffered < self._buffer_bytes:
@@ -288,8 +337,13 @@ class Consumer:
             self.fail(cause if isinstance(cause, LogeionError) else LogeionError(f"fetching stopped: {cause!r}"))
 
     def fail(self, error: LogeionError) -> None:
-        """Whoever reads gets this error."""
+        """Whoever reads gets this error, for good: nothing goes on by itself."""
         self._error = error
+        self._arrived.set()
+
+    def _stop(self, positions: Iterable[Position], error: LogeionError) -> None:
+        for position in positions:
+            position.error = error
         self._arrived.set()
 
     async def _refresh(self) -> None:
@@ -297,7 +351,7 @@ class Consumer:
             await self._cluster.refresh({tp.topic for tp in self._positions})
         except LogeionError as error:
             if not advise(error).retry:
-                self.fail(error)
+                self._stop(self._positions.values(), error)
 
     async def _fetch(self, node: int, positions: list[Position]) -> None:
         # The partitions that were behind go first next time: an answer is cut at fetch_max_bytes.
@@ -310,6 +364,7 @@ class Consumer:
             max_wait_ms=self._fetch_max_wait_ms,
             min_bytes=self._fetch_min_bytes,
             max_bytes=self._fetch_max_bytes,
+            isolation_level=self._isolation,
             session_id=ask.session_id,
             session_epoch=ask.session_epoch,
             topics=ask.topics,
@@ -327,7 +382,7 @@ class Consumer:
                 raise for_code(answer.error_code)(f"broker {node} refused a fetch")
         except LogeionError as error:
             session.broken()
-            await self._after(error)
+            await self._after(error, positions)
             return
         trouble: KafkaError | None = None
         for topic_answer in answer.responses:
@@ -339,30 +394,47 @@ class Consumer:
                 if position.gone or position.next_fetch != offset:
                     continue  # somebody sought elsewhere meanwhile
                 if entry.error_code:
-                    trouble = _about(*tp, entry.error_code)
-                    if isinstance(trouble, OffsetOutOfRangeError):
-                        trouble = await self._out_of_range(position, trouble)
+                    refused = _about(*tp, entry.error_code)
+                    if isinstance(refused, OffsetOutOfRangeError):
+                        await self._out_of_range(position, refused)
+                    elif advise(refused).retry:
+                        trouble = refused
+                    else:
+                        self._stop([position], refused)
                     continue
                 if entry.records is not None and len(cast(memoryview, entry.records)):
-                    self._buffered += position.fetched(cast(memoryview, entry.records), entry.high_watermark)
+                    gone = [(one.producer_id, one.first_offset) for one in entry.aborted_transactions or ()]
+                    try:
+                        more = position.fetched(cast(memoryview, entry.records), entry.high_watermark, gone)
+                    except LogeionError as unreadable:
+                        self._stop([position], unreadable)
+                        continue
+                    self._buffered += more
                     self._arrived.set()
         if trouble is not None:
-            await self._after(trouble)
+            await self._after(trouble, ())
 
-    async def _out_of_range(self, position: Position, error: OffsetOutOfRangeError) -> OffsetOutOfRangeError | None:
-        if self._reset == "none":
-            return error
+    async def _out_of_range(self, position: Position, error: OffsetOutOfRangeError) -> None:
+        position.out_of_range = True
         if position.batches:
-            return None  # what came before it is handed out first; the next fetch asks again
+            return  # what came before it is handed out first; then it is asked again
+        if self._reset == "none":
+            self._stop([position], error)
+            return
         topic, partition = position.tp
         where = EARLIEST if self._reset == "earliest" else LATEST
-        position.seek((await self.offsets(topic, [partition], where))[partition])
-        return None
+        try:
+            offset = (await self.offsets(topic, [partition], where))[partition]
+        except LogeionError as failure:
+            await self._after(failure, [position])
+            return
+        if not position.gone:
+            position.seek(offset)
 
-    async def _after(self, error: LogeionError) -> None:
+    async def _after(self, error: LogeionError, positions: Iterable[Position]) -> None:
         advice = advise(error)
         if not advice.retry:
-            self.fail(error)
+            self._stop(positions, error)
             return
         await asyncio.sleep(backoff_s(2))
         if advice.refresh:

@@ -29,9 +29,9 @@ class ConsumerMember(GroupMember):
             names = self._names()
         change = member.change(names)
         await self._give_up(change.revoked)
-        if change.added:
-            member.taken(change.added)
-            await self._take_up(change.added)
+        member.taken(change.added)
+        if missing := self._missing():
+            await self._take_up(missing)
         if change.revoked or change.added:
             return  # the coordinator waits to hear of it
         until = time.monotonic() + (member.heartbeat_s or self._heartbeat_s)

@@ -30,11 +30,12 @@ from logeion.wire.apis import (
     OffsetFetchRequestGroup,
     OffsetFetchResponse,
 )
-from logeion.wire.errors import GroupIdNotFoundError, NotCoordinatorError, for_code
+from logeion.wire.errors import CoordinatorNotAvailableError, GroupIdNotFoundError, NotCoordinatorError, for_code
 from logeion.wire.fields import Struct
 
 from .addresses import Address
 from .cluster import Cluster
+from .errors import ClientError
 from .positions import TopicPartition
 
 OFFSET_COMMIT, OFFSET_FETCH, FIND_COORDINATOR = 8, 9, 10
@@ -236,12 +237,17 @@ class Groups:
         async def ask() -> R:
             if group not in self._coordinators:
                 self._coordinators[group] = await self._find(group)
-            answer = await self._cluster.call(api_key, request, node=self._coordinators[group])
+            try:
+                answer = await self._cluster.call(api_key, request, node=self._coordinators[group])
+            except ClientError:
+                # It may be gone for long: the others know who took its place.
+                self._coordinators.pop(group, None)
+                raise
             code = _first_code(answer)
             error = for_code(code) if code else None
             if error is not None and error.retriable:
-                if error is NotCoordinatorError:
-                    del self._coordinators[group]
+                if error in (NotCoordinatorError, CoordinatorNotAvailableError):
+                    self._coordinators.pop(group, None)
                 raise error(f"group {group!r}")
             return cast(R, answer)
 

@@ -9,6 +9,7 @@ import abc
 import asyncio
 import contextlib
 import inspect
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import cast
@@ -32,6 +33,7 @@ from logeion.wire.fields import Struct
 from .cluster import Cluster
 from .consumer import EARLIEST, LATEST, Consumer
 from .consumer_membership import ConsumerMembership
+from .errors import ClientError
 from .groups import Groups
 from .membership import Membership
 from .positions import TopicPartition
@@ -39,6 +41,9 @@ from .retries import advise, backoff_s
 
 OFFSET_COMMIT = 8
 CLOSE_S = 5.0
+# So long the commit of what is given up may take: the others wait for it.
+GIVE_UP_S = 5.0
+log: logging.Logger = logging.getLogger("logeion.client")
 Callback = Callable[[list[TopicPartition]], object]
 
 
@@ -75,8 +80,6 @@ class GroupMember(abc.ABC):
         self._coordinator: int | None = None
         self._tries = 0
         self._commit_at = time.monotonic() + commit_s
-        self._finished: dict[TopicPartition, int] = {}
-        self._committed: dict[TopicPartition, int] = {}
         self._task: asyncio.Task[None] | None = None
         self._unwanted = asyncio.Event()
         self._unwanted.set()
@@ -93,10 +96,6 @@ class GroupMember(abc.ABC):
         if not task.cancelled() and task.exception() is not None:
             self._consumer.fail(LogeionError(f"the group membership stopped: {task.exception()!r}"))
 
-    def finished(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """The program is done with everything before these offsets. From any thread."""
-        self._finished.update(offsets)
-
     def keep_uncommitted(self) -> None:
         """``close`` is not to commit."""
         self._auto_commit = False
@@ -112,18 +111,24 @@ class GroupMember(abc.ABC):
         """Until partitions that are to be given up are gone."""
         await self._unwanted.wait()
 
-    async def commit(self) -> None:
-        """Commits what is finished and not committed. Raises KafkaError."""
-        mine = set(self._membership.owned)
-        news = {
-            tp: offset
-            for tp, offset in dict(self._finished).items()
-            if tp in mine and self._committed.get(tp) != offset
-        }
-        if news:
-            await self.commit_offsets(news, {})
+    async def commit(self, deadline_s: float | None = None) -> None:
+        """Commits what is finished and not committed. Raises KafkaError.
 
-    async def commit_offsets(self, news: Mapping[TopicPartition, int], metadata: Mapping[TopicPartition, str]) -> None:
+        What counts is what is still read, so what is about to be given up can be committed from ``on_revoked``, and a
+        record that is finished after its partition was lost changes nothing for whoever has it now.
+        """
+        news = {one: one.done for one in self._consumer.positions if one.done >= 0 and one.done != one.committed}
+        if news:
+            await self.commit_offsets({one.tp: offset for one, offset in news.items()}, {}, deadline_s)
+            for one, offset in news.items():
+                one.committed = offset
+
+    async def commit_offsets(
+        self,
+        news: Mapping[TopicPartition, int],
+        metadata: Mapping[TopicPartition, str],
+        deadline_s: float | None = None,
+    ) -> None:
         """Commits these positions, whatever is finished. Raises KafkaError."""
         topics: dict[str, list[OffsetCommitRequestPartition]] = {}
         for tp, offset in news.items():
@@ -152,11 +157,10 @@ class GroupMember(abc.ABC):
 
         what = f"a commit of group {self._membership.group!r}"
         try:
-            await self._cluster.retrying(ask, what=what)
+            await self._cluster.retrying(ask, what=what, deadline_s=deadline_s)
         except StaleMemberEpochError:
             await self._beat()
-            await self._cluster.retrying(ask, what=what)
-        self._committed.update(news)
+            await self._cluster.retrying(ask, what=what, deadline_s=deadline_s)
 
     def _membership_moved(self, error: KafkaError) -> bool:
         return error.name in ("NOT_COORDINATOR", "COORDINATOR_NOT_AVAILABLE")
@@ -231,7 +235,14 @@ class GroupMember(abc.ABC):
         now = time.monotonic()
         if self._auto_commit and now >= self._commit_at:
             self._commit_at = now + self._commit_s
-            await self.commit()
+            try:
+                # The task that commits is the one that sends heartbeats: a commit that takes long waits for the next
+                # time, so that a coordinator that is gone does not cost the session too.
+                await self.commit(max(self._heartbeat_s, 1.0))
+            except LogeionError as error:
+                if not advise(error).retry:
+                    raise
+                log.info("a commit of group %r waits for the next time: %s", self._membership.group, error)
 
     @property
     def _away(self) -> bool:
@@ -266,9 +277,9 @@ class GroupMember(abc.ABC):
                     with contextlib.suppress(RebalanceInProgressError):
                         await self._beat()
             if self._auto_commit:
-                self._membership.owned = sorted({*self._membership.owned, *partitions})
-                with contextlib.suppress(KafkaError):  # refused: whoever reads on repeats what was not committed
-                    await self.commit()
+                # Refused, or nobody to ask: whoever reads on repeats what was not committed.
+                with contextlib.suppress(LogeionError):
+                    await self.commit(GIVE_UP_S)
             await self._tell(self._on_revoked, partitions)
             self._forget(partitions)
         finally:
@@ -285,8 +296,16 @@ class GroupMember(abc.ABC):
         self._membership.released(partitions)
         for tp in partitions:
             self._consumer.drop(tp)
-            self._finished.pop(tp, None)
-            self._committed.pop(tp, None)
+
+    def _missing(self) -> list[TopicPartition]:
+        """What is this member's and not read yet: what is new, and what an error kept it from before."""
+        reading = set(self._consumer.assignment)
+        return [tp for tp in self._membership.owned if tp not in reading]
+
+    def _surplus(self) -> list[TopicPartition]:
+        """What is read and not this member's any more."""
+        owned = set(self._membership.owned)
+        return [tp for tp in self._consumer.assignment if tp not in owned]
 
     async def _take_up(self, partitions: list[TopicPartition]) -> None:
         if partitions:
@@ -297,18 +316,26 @@ class GroupMember(abc.ABC):
                     missing.setdefault(tp.topic, []).append(tp.partition)
             for topic in {tp.topic for tp in partitions}:
                 await self._cluster.topic(topic)
+            nowhere: dict[TopicPartition, LogeionError] = {}
             for topic, indexes in missing.items():
                 if self._reset == "none":
-                    raise OffsetOutOfRangeError(
+                    error = OffsetOutOfRangeError(
                         f"group {self._membership.group!r} has committed nothing in {topic}{indexes}, "
                         "and auto_offset_reset is none"
                     )
+                    nowhere |= {TopicPartition(topic, index): error for index in indexes}
+                    continue
                 where = EARLIEST if self._reset == "earliest" else LATEST
                 for index, offset in (await self._consumer.offsets(topic, indexes, where)).items():
                     committed[TopicPartition(topic, index)] = offset
+            # Nothing is handed out before the program was told: it may seek then.
+            self._consumer.held.update(partitions)
             for tp in partitions:
-                self._consumer.place(tp, committed[tp])
+                position = self._consumer.place(tp, committed.get(tp, 0))
+                if tp in nowhere:
+                    position.error = nowhere[tp]
         await self._tell(self._on_assigned, partitions)
+        self._consumer.release(partitions)
 
     async def _tell(self, callback: Callback | None, partitions: list[TopicPartition]) -> None:
         if callback is not None:
@@ -319,6 +346,10 @@ class GroupMember(abc.ABC):
     async def _ask(self, api_key: int, request: Struct, timeout_s: float | None = None) -> Struct:
         if self._coordinator is None:
             self._coordinator = await self._groups.coordinator(self._membership.group)
-        return await self._cluster.call(
-            api_key, request, node=self._coordinator, timeout_s=timeout_s, purpose=self._purpose
-        )
+        try:
+            return await self._cluster.call(
+                api_key, request, node=self._coordinator, timeout_s=timeout_s, purpose=self._purpose
+            )
+        except ClientError:
+            self._coordinator = None  # it may be gone: the next request asks who it is now
+            raise

@@ -95,6 +95,17 @@ class Membership:
         """These were let go."""
         self.owned = [tp for tp in self.owned if tp not in partitions]
 
+    def rejoin(self) -> None:
+        """The next thing is to join again, as the member that it is."""
+        self.phase = "out"
+
+    def forget(self) -> None:
+        """The next thing is to join as somebody new."""
+        self.phase = "out"
+        self.member_id = ""
+        self.generation = -1
+        self.owned = []
+
     def join(self, reason: str = "") -> JoinGroupRequest:
         """The request to join, or to join again."""
         self.phase = "out"

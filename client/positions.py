@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
 
-from logeion.wire.batch import iter_headers, verify_crc
-from logeion.wire.errors import CorruptMessageError
+from logeion.wire.batch import BatchHeader, iter_headers, verify_crc
+from logeion.wire.errors import CorruptMessageError, LogeionError
 from logeion.wire.records import Record, batch_records
 
 RECORDS_BYTES_MAX = 256 * 1024 * 1024
@@ -33,16 +34,25 @@ class TopicPartition(NamedTuple):
 
 
 class Position:
-    """One partition of a consumer: what it asks for next, what was fetched and is not parsed yet."""
+    """One partition of a consumer: what it asks for next, what was fetched and is not parsed yet, what is finished.
+
+    Whoever reads anew from elsewhere gets a new one, so what a program finishes late of an older assignment is never
+    taken for news of this one.
+    """
 
     __slots__ = (
         "batches",
         "buffered",
+        "committed",
+        "done",
+        "error",
         "gone",
         "high_watermark",
         "next_fetch",
         "next_record",
+        "out_of_range",
         "paused",
+        "quiet_until",
         "stop_at",
         "tp",
     )
@@ -55,8 +65,14 @@ class Position:
         self.high_watermark: int = -1
         self.gone: bool = False  # what it fetched is not to be handed out any more
         self.paused: bool = False
-        self.batches: deque[memoryview] = deque()
+        # An answer's batches with the aborted transactions that it named: (producer id, first offset).
+        self.batches: deque[tuple[memoryview, list[tuple[int, int]]]] = deque()
         self.buffered: int = 0
+        self.done: int = -1  # the program is done with everything before this offset; -1: with nothing
+        self.committed: int = -1
+        self.error: LogeionError | None = None  # to be raised once what came before it was handed out
+        self.out_of_range: bool = False  # so said the broker; what was fetched before is handed out first
+        self.quiet_until: float = 0.0  # nothing is asked, nor the error said again, before that time
 
     @property
     def finished(self) -> bool:
@@ -66,23 +82,27 @@ class Position:
     @property
     def fetchable(self) -> bool:
         """Whether there is more to ask for."""
-        return not self.paused and (self.stop_at is None or self.next_fetch < self.stop_at)
+        if self.paused or self.error is not None or (self.out_of_range and self.batches):
+            return False
+        return self.stop_at is None or self.next_fetch < self.stop_at
 
     def seek(self, offset: int) -> None:
         """Reads on from here, forgetting what was fetched."""
         self.next_fetch = self.next_record = offset
+        self.out_of_range = False
         self.batches.clear()
         self.buffered = 0
 
-    def fetched(self, records: memoryview, high_watermark: int) -> int:
-        """Keeps the whole batches of an answer; returns their bytes. Raises CorruptMessageError."""
+    def fetched(self, records: memoryview, high_watermark: int, aborted: Iterable[tuple[int, int]] = ()) -> int:
+        """Keeps the whole batches of an answer; returns their bytes. Raises CorruptMessageError, keeping nothing."""
         self.high_watermark = high_watermark
-        end = 0
+        end, after = 0, self.next_fetch
         for at, header in iter_headers(records):
             end = at + header.size
-            self.next_fetch = header.base_offset + header.last_offset_delta + 1
+            after = header.base_offset + header.last_offset_delta + 1
         if end:
-            self.batches.append(records[:end])
+            self.next_fetch = after
+            self.batches.append((records[:end], sorted(aborted, key=lambda one: one[1])))
             self.buffered += end
         elif len(records) >= 17:
             raise CorruptMessageError(f"{self.tp.topic}[{self.tp.partition}]: an answer without one whole batch")
@@ -91,20 +111,43 @@ class Position:
     def take(self) -> tuple[list[Record], int]:
         """(the records of the next fetched answer from the position on, bytes freed).
 
-        A fetch may begin inside a batch, so what lies before the position is dropped. Raises CorruptMessageError.
+        A fetch may begin inside a batch, so what lies before the position is dropped. A batch that cannot be read
+        becomes ``error``: what stands before it is handed out, and the position is the batch's.
         """
-        view = self.batches.popleft()
-        self.buffered -= len(view)
+        view, aborted = self.batches.popleft()
+        freed = len(view)
         records: list[Record] = []
-        for at, header in iter_headers(view):
-            batch = view[at : at + header.size]
-            if not header.is_control:
-                verify_crc(batch, header)
-                records += batch_records(batch, header, max_bytes=RECORDS_BYTES_MAX)
-            after = header.base_offset + header.last_offset_delta + 1
+        after = self.next_record
+        aborting: set[int] = set()
+        try:
+            for at, header in iter_headers(view):
+                last = header.base_offset + header.last_offset_delta
+                while aborted and aborted[0][1] <= last:
+                    aborting.add(aborted.pop(0)[0])
+                batch = view[at : at + header.size]
+                if header.is_control:
+                    if header.producer_id in aborting and _aborts(batch, header):
+                        aborting.discard(header.producer_id)
+                elif not (header.is_transactional and header.producer_id in aborting):
+                    verify_crc(batch, header)
+                    records += batch_records(batch, header, max_bytes=RECORDS_BYTES_MAX)
+                after = last + 1
+        except LogeionError as error:
+            error.args = (f"{self.tp.topic}[{self.tp.partition}]: {error}; to read on, seek past it",)
+            self.error = error
+            freed += sum(len(later) for later, _ in self.batches)
+            self.batches.clear()
+            self.next_fetch = max(self.next_record, after)
+        self.buffered -= freed
         if records and records[0].offset < self.next_record:
             records = [record for record in records if record.offset >= self.next_record]
         if self.stop_at is not None and records and records[-1].offset >= self.stop_at:
             records = [record for record in records if record.offset < self.stop_at]
         self.next_record = max(self.next_record, after)
-        return records, len(view)
+        return records, freed
+
+
+def _aborts(batch: memoryview, header: BatchHeader) -> bool:
+    """Whether this marker ends a transaction by throwing it away: its key is a version and a type, both i16."""
+    (marker, *_) = batch_records(batch, header, max_bytes=RECORDS_BYTES_MAX) or (None,)
+    return marker is not None and marker.key is not None and marker.key[2:4] == b"\0\0"

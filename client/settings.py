@@ -7,8 +7,10 @@ in a properties file: ``config={"bootstrap.servers": "localhost:9092", "linger.m
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ForwardRef, Literal, TypedDict
+from types import NoneType, UnionType
+from typing import Any, ForwardRef, Literal, TypedDict, Union, get_args, get_origin, get_type_hints
 
 from logeion.wire.errors import ConfigError
 
@@ -52,6 +54,7 @@ class FetchSettings(TypedDict, total=False):
     max_partition_fetch_bytes: int
     buffer_bytes: int
     auto_offset_reset: Literal["earliest", "latest", "none"]
+    isolation_level: Literal["read_uncommitted", "read_committed"]
 
 
 class ConsumerSettings(FetchSettings, total=False):
@@ -59,6 +62,7 @@ class ConsumerSettings(FetchSettings, total=False):
 
     ``group_protocol="consumer"`` is KIP-848: the coordinator assigns, by ``group_remote_assignor`` if one is named, and
     sets the session and the heartbeats; ``partition_assignment_strategy`` and those two settings are the classic ones.
+    ``max_poll_records`` is how many records a batch holds unless ``batches`` says otherwise.
     """
 
     group_id: str | None
@@ -70,6 +74,7 @@ class ConsumerSettings(FetchSettings, total=False):
     session_timeout_ms: int
     heartbeat_interval_ms: int
     max_poll_interval_ms: int
+    max_poll_records: int
     partition_assignment_strategy: Sequence[str]
 
 
@@ -95,7 +100,6 @@ class StandaloneConsumerSettings(ConsumerSettings, total=False):
 # Names other Kafka clients know, and what to do about each here.
 ABSENT = {
     "transactional_id": "transactions are not part of this client",
-    "isolation_level": "transactions are not part of this client: it reads uncommitted",
     "security_protocol": "this client speaks PLAINTEXT only",
     "sasl_mechanism": "this client does not authenticate",
     "sasl_plain_username": "this client does not authenticate",
@@ -110,14 +114,16 @@ ABSENT = {
 def checked(kind: type, given: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The settings of this kind (one of the classes above), those of ``config`` under their Python names.
 
-    Raises ConfigError for an unknown name, naming the nearest, and for one that is given in both ways.
+    Raises ConfigError for an unknown name or value of a list, naming the nearest, and for what is given in both ways.
     """
     known: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
         known |= getattr(base, "__annotations__", {})
     found: dict[str, Any] = {}
+    hints = _hints(kind)
     for name, value in given.items():
         _known(name, name, known)
+        _one_of(name, value, hints[name])
         found[name] = value
     for dotted, value in (config or {}).items():
         name = dotted.replace(".", "_")
@@ -125,6 +131,7 @@ def checked(kind: type, given: Mapping[str, Any], config: Mapping[str, Any] | No
         if name in found:
             raise ConfigError(f"{name} is given twice: by itself and as {dotted!r} in config")
         found[name] = _read(dotted, value, _declared(known[name])) if isinstance(value, str) else value
+        _one_of(dotted, found[name], hints[name])
     return found
 
 
@@ -133,10 +140,32 @@ def _known(name: str, written: str, known: Mapping[str, Any]) -> None:
         return
     if name in ABSENT:
         raise ConfigError(f"setting {written!r}: {ABSENT[name]}")
+    if name.startswith(("ssl_", "sasl_")):
+        raise ConfigError(f"setting {written!r}: this client speaks PLAINTEXT only and does not authenticate")
     close = difflib.get_close_matches(name, known, n=1)
     raise ConfigError(
         f"unknown setting {written!r}" + (f"; did you mean {close[0]}?" if close else f"; known are {_list(known)}")
     )
+
+
+def _one_of(written: str, value: Any, hint: Any) -> None:
+    """Raises ConfigError if the annotation lists its values, and this is none of them."""
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    allowed = [one for part in parts if get_origin(part) is Literal for one in get_args(part)]
+    if not allowed or value in allowed or (value is None and NoneType in parts):
+        return
+    if callable(value) and any(get_origin(part) is not Literal and part is not NoneType for part in parts):
+        return
+    texts = [str(one) for one in allowed]
+    close = difflib.get_close_matches(str(value), texts, n=1)
+    raise ConfigError(
+        f"{written}={value!r}: it is one of {', '.join(texts)}" + (f"; did you mean {close[0]}?" if close else "")
+    )
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _list(known: Mapping[str, Any]) -> str:

@@ -136,14 +136,12 @@ class Consumer(Generic[K, V]):
     def __iter__(self) -> Iterator[Record[K, V]]:
         self._start()
         while True:
-            record = self._core.take()
-            if record is None:
-                self._background.run(self._core.fill())
-            else:
-                yield record
+            yield from self._core.here()
+            self._background.run(self._core.fill())
 
-    def batches(self, *, max_records: int = 500, max_wait: float = 0.2) -> Iterator[Batch[K, V]]:
-        """Batches of up to ``max_records``: what came within ``max_wait`` seconds of the first of them."""
+    def batches(self, *, max_records: int | None = None, max_wait: float = 0.2) -> Iterator[Batch[K, V]]:
+        """Batches of up to ``max_records`` (default: ``max_poll_records``): what came within ``max_wait`` seconds of
+        the first of them."""
         self._start()
         while True:
             yield Batch(self._background.run(self._core.batch(max_records, max_wait)), self)

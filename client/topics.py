@@ -105,7 +105,7 @@ class Topic(Generic[K, V]):
         self._encode_key, self.decode_key = _coding(key, codec)
         self._encode_value, self._decode_value = _coding(value, codec)
         self._allows_none = value is bytes or _allows_none(value)
-        self._raw = key is bytes and value is bytes
+        self.is_raw: bool = key is bytes and value is bytes  # nothing is to be decoded
 
     def __repr__(self) -> str:
         return f"Topic({self.name!r})"
@@ -132,7 +132,7 @@ class Topic(Generic[K, V]):
         """Raises DecodeError."""
         key: Any = raw.key
         value: Any = raw.value
-        if self._raw:  # what most read: nothing is to be decoded
+        if self.is_raw:  # what most read
             return Record(where.topic, where.partition, raw.offset, raw.timestamp, key, value, raw.headers)
         part = "key"
         try:

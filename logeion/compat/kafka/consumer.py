@@ -55,6 +55,7 @@ class _Raw(Topic[Any, Any]):
     def __init__(self, name: str, key: Coder | None, value: Coder | None) -> None:
         super().__init__(name)
         self._decode = (key, value)
+        self.is_raw = False
 
     def read(self, where: TopicPartition, raw: RawRecord) -> Any:
         key, value = self._decode
@@ -230,22 +231,19 @@ class KafkaConsumer(Iterator[ConsumerRecord]):
         core = self._reading()
         if max_records is not None and max_records <= 0:
             raise IllegalArgumentError("max_records must be at least 1")
-        left, until = max_records or self._max_poll_records, time.monotonic() + timeout_ms / 1000
+        until = time.monotonic() + timeout_ms / 1000
         core.finish()
         self._commit_when_due(core)
+        while not (rows := core.ready_batch(max_records or self._max_poll_records)):
+            left_s = until - time.monotonic()
+            if left_s < -0.001:
+                break
+            self._run(core.fill(max(left_s, 0.0)))
+            if not core.ready and time.monotonic() >= until:
+                break
         found: dict[TopicPartition, list[ConsumerRecord]] = {}
-        while left:
-            record = core.take(keep=True)
-            if record is None:
-                if found or time.monotonic() >= until + 0.001:
-                    break
-                self._run(core.fill(max(until - time.monotonic(), 0.0)))
-                if not core.ready and time.monotonic() >= until:
-                    break
-                continue
-            row = cast(ConsumerRecord, record)
+        for row in cast("list[ConsumerRecord]", rows):
             found.setdefault(TopicPartition(row.topic, row.partition), []).append(row)
-            left -= 1
         return found
 
     def __iter__(self) -> Iterator[ConsumerRecord]:
@@ -274,7 +272,7 @@ class KafkaConsumer(Iterator[ConsumerRecord]):
             if self._pattern is None:
                 raise IllegalStateError("Consumer is not subscribed to any topics or assigned any partitions")
             # Nothing matches yet.
-            self._begin((), {k: v for k, v in self._settings.items() if k in FETCH}).reader.endless = True
+            self._begin((), {k: v for k, v in self._settings.items() if k in FETCH})
         core = self._core
         assert core is not None
         return core
