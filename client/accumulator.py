@@ -479,7 +479,7 @@ def _before(one: Batch, other: Batch) -> bool:
 
 
 def _late(batch: Batch, limit_s: float, last: LogeionError | None) -> DeadlineError:
-    why = f"; last: {last}" if last is not None else ""
+    why = f"; last: {getattr(last, 'message', last)}" if last is not None else ""
     hint = last.hint if isinstance(last, ClientError) and last.hint else "see whether the partition has a leader"
     return DeadlineError(
         f"{batch.topic}[{batch.partition}]: not delivered within {limit_s:g} s, {batch.tries} attempts{why}",

@@ -6,14 +6,15 @@ import asyncio
 import atexit
 import logging
 import os
+import queue
 import threading
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from typing import Any, Protocol, TypeVar
 
-from .cluster import Cluster
+from .cluster import Cluster, lone_cluster
 from .errors import ClosedError
-from .settings import ClientSettings, cluster_settings
 
 T = TypeVar("T")
 log: logging.Logger = logging.getLogger("logeion.client")
@@ -35,7 +36,29 @@ class Background:
         self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
         self.pid: int = os.getpid()
         self.thread: threading.Thread = threading.Thread(target=self._run, name="logeion-client", daemon=True)
+        # While the interpreter exits no thread can be started: what needs one is done by the thread that waits.
+        self._jobs: queue.SimpleQueue[Callable[[], object]] | None = None
         self.thread.start()
+
+    def exiting(self) -> None:
+        """From now on ``run`` does what ``in_thread`` asks for while it waits."""
+        self._jobs = queue.SimpleQueue()
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Runs it where it may wait for this loop."""
+        jobs = self._jobs
+        if jobs is None:
+            return await asyncio.to_thread(work)
+        done: Future[T] = Future()
+
+        def job() -> None:
+            try:
+                done.set_result(work())
+            except BaseException as error:
+                done.set_exception(error)
+
+        jobs.put(job)
+        return await asyncio.wrap_future(done)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -55,7 +78,16 @@ class Background:
             work.close()
             raise ClosedError("a callback of the client waits for the client", "use logeion.aio, or another thread")
         future: Future[T] = asyncio.run_coroutine_threadsafe(work, self.loop)
+        jobs = self._jobs
         try:
+            if jobs is not None:
+                future.add_done_callback(lambda _: jobs.put(lambda: None))
+                until = time.monotonic() + (EXIT_S if timeout_s is None else timeout_s)
+                while not future.done():
+                    try:
+                        jobs.get(timeout=max(until - time.monotonic(), 0.0))()
+                    except queue.Empty:
+                        raise TimeoutError(f"not done within {EXIT_S:g} s of the interpreter's exit") from None
             return future.result(timeout_s)
         except CancelledError:
             raise ClosedError("it was closed while this call waited") from None
@@ -85,16 +117,12 @@ def own_cluster(settings: dict[str, Any]) -> tuple[Background, Cluster]:
     Raises ConfigError, ConnectError.
     """
     loop = background()
-    bootstrap, options = cluster_settings(settings)
-    cluster = Cluster(bootstrap, **options)
+    cluster = lone_cluster(settings)
     try:
         loop.run(cluster.start())
     except BaseException:
         loop.run(cluster.close())
         raise
-    for name in ClientSettings.__annotations__:
-        if name != "request_timeout_ms":
-            settings.pop(name, None)
     return loop, cluster
 
 
@@ -112,5 +140,9 @@ def closed(one: Closable) -> None:
 def _at_exit() -> None:
     if _current is None or _current.pid != os.getpid():
         return
+    _current.exiting()
     for one in reversed(list(_open.values())):
-        one.close_at_exit(EXIT_S)
+        try:
+            one.close_at_exit(EXIT_S)
+        except Exception as error:  # what a callback of the program raised, say: the others have records to send yet
+            log.warning("%r could not be closed at exit: %r", one, error)

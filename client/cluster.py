@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from logeion.wire.apis import MetadataRequest, MetadataRequestTopic, MetadataResponse
 from logeion.wire.errors import LogeionError
@@ -16,6 +16,7 @@ from .connection import Connection
 from .errors import ClosedError, ConnectError, DeadlineError
 from .metadata import Metadata, TopicInfo
 from .retries import advise, backoff_s
+from .settings import ClientSettings, cluster_settings
 
 METADATA = 3
 # A broker that is silent for so long may hang: others are asked whether it is still there.
@@ -223,7 +224,7 @@ class Cluster:
         """Tries one after the other, the next at the latest when PATIENCE_S have passed."""
         left = list(reversed(wanted))
         trying: set[asyncio.Task[Connection]] = set()
-        failure = ConnectError("any broker", "metadata", "all of them are silent", "see whether the brokers run")
+        failures: dict[str, ConnectError] = {}
         try:
             while left or trying:
                 if left:
@@ -237,7 +238,7 @@ class Cluster:
                     if error is None:
                         reached = task.result()
                     elif isinstance(error, ConnectError):
-                        failure = error
+                        failures.setdefault(error.address, error)
                     else:
                         raise error
                 if reached is not None:
@@ -245,7 +246,7 @@ class Cluster:
         finally:
             for task in trying:
                 task.cancel()
-        raise failure
+        raise all_failed(list(failures.values()))
 
     async def _connection(self, key: Key, address: Address, learned_from: str) -> Connection:
         if self._closed:
@@ -306,3 +307,28 @@ class Cluster:
         for key, one in list(self._connections.items()):
             if len(key) == 3 and one.silent_s >= PATIENCE_S and self.metadata.brokers.get(key[0]) != key[1]:
                 one.close(f"{one.address} does not answer, and the other brokers say that it is gone")
+
+
+def all_failed(failures: list[ConnectError]) -> ConnectError:
+    """One error for all the addresses that were tried: each with where it was known from and what the system said."""
+    if not failures:
+        return ConnectError("any broker", "metadata", "all of them are silent", "see whether the brokers run")
+    if len(failures) == 1:
+        return failures[0]
+    told = "; ".join(f"{one.address} (known from {one.learned_from}): {one.cause}" for one in failures)
+    origins = " and ".join(dict.fromkeys(one.learned_from for one in failures))
+    hints = "; ".join(dict.fromkeys(one.hint for one in failures))
+    return ConnectError(", ".join(one.address for one in failures), origins, told, hints)
+
+
+def lone_cluster(settings: dict[str, Any]) -> Cluster:
+    """Not connected yet, for what is made without a client; takes its settings out of these, which were checked.
+
+    Raises ConfigError.
+    """
+    bootstrap, options = cluster_settings(settings)
+    cluster = Cluster(bootstrap, **options)
+    for name in ClientSettings.__annotations__:
+        if name != "request_timeout_ms":
+            settings.pop(name, None)
+    return cluster

@@ -7,11 +7,12 @@ from typing import Any, TypeVar, Unpack, overload
 
 from logeion.wire.errors import ConfigError
 
-from .admin import Admin
+from .aio_admin import Admin
+from .aio_ends import Consumer as GroupConsumer
+from .aio_ends import Left, Producer
 from .cluster import Cluster
 from .consumer import Consumer
 from .member import Callback
-from .producer import Producer
 from .settings import (
     ClientSettings,
     ConsumerSettings,
@@ -20,7 +21,6 @@ from .settings import (
     checked,
     cluster_settings,
 )
-from .subscriber import Subscriber, typed
 from .topics import Topic
 
 K = TypeVar("K")
@@ -28,11 +28,15 @@ V = TypeVar("V")
 
 
 class Client:
-    """A connection to a cluster, shared by the producers, consumers and admin calls made from it."""
+    """A connection to a cluster, shared by the producers, consumers and admin calls made from it.
+
+    Its end closes those that were started by being used, without an ``async with`` of their own.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self.admin: Admin = Admin(cluster)
+        self.admin: Admin = Admin.of(cluster)
+        self._left = Left()
 
     async def __aenter__(self) -> Client:
         try:
@@ -42,12 +46,16 @@ class Client:
             raise
         return self
 
-    async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
-        await self.cluster.close()
+    async def __aexit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        try:
+            # A cancelled program must not wait.
+            await self._left.close(flush=kind is None or issubclass(kind, Exception))
+        finally:
+            await self.cluster.close()
 
     def producer(self, *, config: Mapping[str, Any] | None = None, **settings: Unpack[ProducerSettings]) -> Producer:
         """See ``Producer`` for the settings; ``config`` takes them by Kafka's dotted names. Raises ConfigError."""
-        return Producer(self.cluster, **checked(ProducerSettings, settings, config))
+        return Producer.of(self.cluster, self._left, checked(ProducerSettings, settings, config))
 
     def consumer(self, *, config: Mapping[str, Any] | None = None, **settings: Unpack[FetchSettings]) -> Consumer:
         """Reads partitions of the caller's choice; see ``Consumer`` for the settings. Raises ConfigError."""
@@ -63,7 +71,7 @@ class Client:
         on_lost: Callback | None = None,
         config: Mapping[str, Any] | None = None,
         **settings: Unpack[ConsumerSettings],
-    ) -> Subscriber[K, V]: ...
+    ) -> GroupConsumer[K, V]: ...
 
     @overload
     def consume(
@@ -75,7 +83,7 @@ class Client:
         on_lost: Callback | None = None,
         config: Mapping[str, Any] | None = None,
         **settings: Unpack[ConsumerSettings],
-    ) -> Subscriber[bytes, bytes]: ...
+    ) -> GroupConsumer[bytes, bytes]: ...
 
     def consume(
         self,
@@ -86,19 +94,12 @@ class Client:
         on_lost: Callback | None = None,
         config: Mapping[str, Any] | None = None,
         **settings: Unpack[ConsumerSettings],
-    ) -> Subscriber[Any, Any]:
+    ) -> GroupConsumer[Any, Any]:
         """Reads these topics, as a member of ``group`` or all of their partitions alone. Raises ConfigError."""
         if group is not None:
             settings["group_id"] = group
-        return Subscriber(
-            self.cluster,
-            typed(topics),
-            on_assigned=on_assigned,
-            on_revoked=on_revoked,
-            on_lost=on_lost,
-            config=config,
-            **settings,
-        )
+        taken = checked(ConsumerSettings, settings, config)
+        return GroupConsumer.of(self.cluster, self._left, topics, (on_assigned, on_revoked, on_lost), taken)
 
 
 def connect(

@@ -69,8 +69,9 @@ class _Waiting(NamedTuple):
 class Connection(asyncio.BufferedProtocol):
     """Made by ``Connection.open``; ``request`` asks one thing and awaits its answer."""
 
-    def __init__(self, address: Address, client_id: str) -> None:
+    def __init__(self, address: Address, client_id: str, learned_from: str = "") -> None:
         self.address = address
+        self._peer = f"{address} (known from {learned_from})" if learned_from else str(address)
         self.client_id = client_id
         self.closed: bool = False
         self.versions: dict[int, int] = {}
@@ -101,7 +102,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             async with asyncio.timeout(timeout_s):
                 _, connection = await loop.create_connection(
-                    lambda: cls(address, client_id), address.host, address.port
+                    lambda: cls(address, client_id, learned_from), address.host, address.port
                 )
         except TimeoutError:
             hint = "check the address and any firewall between here and there"
@@ -178,7 +179,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def close(self, why: str = "") -> None:
         """Ends it now; unanswered requests raise ConnectionLostError."""
-        self._end(ConnectionLostError(why or f"the connection to {self.address} was closed here"))
+        self._end(ConnectionLostError(why or f"the connection to {self._peer} was closed here"))
 
     async def wait_closed(self) -> None:
         """Until the socket is gone."""
@@ -219,11 +220,11 @@ class Connection(asyncio.BufferedProtocol):
         self._tell_writers()
 
     def eof_received(self) -> None:
-        self._end(ConnectionLostError(f"{self.address} closed the connection", "look into the broker's log"))
+        self._end(ConnectionLostError(f"{self._peer} closed the connection", "look into the broker's log"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         said = f": {_said(exc)}" if isinstance(exc, OSError) else ""
-        self._end(ConnectionLostError(f"the connection to {self.address} was lost{said}", "look into the broker's log"))
+        self._end(ConnectionLostError(f"the connection to {self._peer} was lost{said}", "look into the broker's log"))
         if not self._ended.done():
             self._ended.set_result(None)
 
@@ -235,7 +236,7 @@ class Connection(asyncio.BufferedProtocol):
         while self._used - at >= 4 and not self.closed:
             (size,) = _LENGTH.unpack_from(view, at)
             if not 4 <= size <= FRAME_MAX:
-                self._end(ConnectionLostError(f"{self.address} sent a frame of {size} bytes", "is it a Kafka broker?"))
+                self._end(ConnectionLostError(f"{self._peer} sent a frame of {size} bytes", "is it a Kafka broker?"))
                 return
             at += 4
             here = self._used - at
@@ -260,7 +261,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _answered(self, frame: memoryview) -> None:
         if not self._waiting:
-            self._end(ConnectionLostError(f"{self.address} answered what nobody asked", "is it a Kafka broker?"))
+            self._end(ConnectionLostError(f"{self._peer} answered what nobody asked", "is it a Kafka broker?"))
             return
         waiting = self._waiting.popleft()
         waiting.timer.cancel()
@@ -272,11 +273,11 @@ class Connection(asyncio.BufferedProtocol):
         except WireError as cause:
             if not waiting.answer.done():
                 waiting.answer.set_exception(cause)
-            self._end(ConnectionLostError(f"an answer of {self.address} cannot be read: {cause}"))
+            self._end(ConnectionLostError(f"an answer of {self._peer} cannot be read: {cause}"))
             return
         if correlation_id != waiting.correlation_id:
             lost = ConnectionLostError(
-                f"{self.address} answered request {correlation_id} where {waiting.correlation_id} was next"
+                f"{self._peer} answered request {correlation_id} where {waiting.correlation_id} was next"
             )
             if not waiting.answer.done():
                 waiting.answer.set_exception(lost)
@@ -332,7 +333,7 @@ class Connection(asyncio.BufferedProtocol):
     def _write(self, api_key: int, version: int, body: Struct) -> int:
         transport = self._transport
         if self.closed or transport is None:
-            raise ConnectionLostError(f"the connection to {self.address} is closed")
+            raise ConnectionLostError(f"the connection to {self._peer} is closed")
         correlation_id = self._next_id
         self._next_id = (correlation_id + 1) & 0x7FFFFFFF
         frame = encode_request(api_key, version, correlation_id, self.client_id, body)
@@ -346,7 +347,7 @@ class Connection(asyncio.BufferedProtocol):
         name = APIS[api_key].name
         self._end(
             DeadlineError(
-                f"{self.address} did not answer {name} within {timeout_s:g} s",
+                f"{self._peer} did not answer {name} within {timeout_s:g} s",
                 "look at the broker's load, or allow more time (--timeout, request_timeout_ms)",
             )
         )

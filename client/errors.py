@@ -15,11 +15,15 @@ from logeion.wire.errors import LogeionError
 
 
 class ClientError(LogeionError):
-    """The root of what the client itself raises; ``hint`` says what a person can do."""
+    """The root of what the client itself raises; ``hint`` says what a person can do, and ``str`` says both."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
+        self.message = message
         self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} (try: {self.hint})" if self.hint else self.message
 
 
 class ConnectError(ClientError):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from typing import Any, TypeVar, Unpack, overload
 
-from .background import background
+from .background import background, log
 from .connecting import cluster_of
 from .settings import ClientSettings, ConsumerSettings, ProducerSettings, checked
 from .sync_admin import Admin as Admin
@@ -34,7 +35,8 @@ class Client:
         """``bootstrap`` is ``host:port,…``, by default localhost:9092. Raises ConfigError, ConnectError."""
         self._background = background()
         self._cluster = cluster_of(bootstrap, config, settings)
-        self._made: list[Producer | Consumer[Any, Any]] = []
+        # What was started is kept elsewhere until it is closed; the rest needs no end.
+        self._made: weakref.WeakSet[Producer | Consumer[Any, Any]] = weakref.WeakSet()
         self._closed = False
         try:
             self._background.run(self._cluster.start())
@@ -52,7 +54,7 @@ class Client:
     def producer(self, *, config: Mapping[str, Any] | None = None, **settings: Unpack[ProducerSettings]) -> Producer:
         """``config`` takes the settings by Kafka's dotted names. Raises ConfigError."""
         producer = Producer.of(self._cluster, self._background, checked(ProducerSettings, settings, config))
-        self._made.append(producer)
+        self._made.add(producer)
         return producer
 
     @overload
@@ -100,7 +102,7 @@ class Client:
             (on_assigned, on_revoked, on_lost),
             checked(ConsumerSettings, settings, config),
         )
-        self._made.append(consumer)
+        self._made.add(consumer)
         return consumer
 
     def close(self) -> None:
@@ -108,11 +110,17 @@ class Client:
         if self._closed:
             return
         self._closed = True
-        try:
-            for one in self._made:
+        errors: list[Exception] = []
+        for one in list(self._made):
+            try:
                 one.close()
-        finally:
-            self._background.run(self._cluster.close())
+            except Exception as error:  # a rebalance callback's mistake, say: the others are closed all the same
+                errors.append(error)
+        self._background.run(self._cluster.close())
+        for other in errors[1:]:
+            log.warning("while a client was closed: %r", other)
+        if errors:
+            raise errors[0]
 
 
 def connect(

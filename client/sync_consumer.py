@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, Generic, TypeVar, Unpack, overload
 
 from logeion.wire.errors import LogeionError
 
-from .background import Background, closed, log, opened, own_cluster
+from .background import Background, background, closed, log, opened, own_cluster
 from .cluster import Cluster
 from .positions import TopicPartition
 from .settings import StandaloneConsumerSettings, checked
@@ -215,11 +216,14 @@ class Consumer(Generic[K, V]):
 
 
 def on_thread(told: Told | None) -> Any:
-    """The callback as the loop calls it: it may wait for the client, so it gets a thread."""
-    if told is None:
-        return None
+    """The callback as the loop calls it: it may wait for the client, so it gets a thread. A coroutine is awaited on
+    the client's own loop: what it waits for must not be this client's ordinary calls."""
+    if told is None or inspect.iscoroutinefunction(told):
+        return told
 
     async def call(partitions: list[TopicPartition]) -> None:
-        await asyncio.to_thread(told, partitions)
+        result = await background().in_thread(lambda: told(partitions))
+        if inspect.isawaitable(result):
+            await result
 
     return call

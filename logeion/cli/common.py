@@ -108,7 +108,7 @@ def as_cli_error(error: Exception) -> CliError:
             code = TIMEOUT
         elif error.name.endswith("AUTHORIZATION_FAILED") or error.name == "SASL_AUTHENTICATION_FAILED":
             code = NOT_AUTHORISED
-    return CliError(str(error), hint, code)
+    return CliError(error.message if isinstance(error, ClientError) else str(error), hint, code)
 
 
 _NOT_FOUND = {"UNKNOWN_TOPIC_OR_PARTITION", "UNKNOWN_TOPIC_ID", "GROUP_ID_NOT_FOUND", "RESOURCE_NOT_FOUND"}

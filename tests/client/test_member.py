@@ -139,6 +139,7 @@ def test_what_is_finished_after_its_partition_was_lost_is_not_committed() -> Non
             await until(lambda: lost == [A0])
             await until(lambda: cluster.generation == 2 and records.assignment == [A0])
             assert (await one(records)).offset == 500
+            await asyncio.sleep(0.1)  # some commits: of the old record's end, if it counted
             await one(records)
             await until(lambda: cluster.committed[A0] == 501)
         assert all(news[A0] >= 500 for news in cluster.commits)

@@ -55,6 +55,6 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (DeadlineError, BufferFullError, TimeoutError) as error:
-        raise KafkaTimeoutError(str(error), getattr(error, "hint", "")) from error
+        raise KafkaTimeoutError(getattr(error, "message", str(error)), getattr(error, "hint", "")) from error
     except ClosedError as error:
-        raise IllegalStateError(str(error), error.hint) from error
+        raise IllegalStateError(error.message, error.hint) from error
