@@ -6,8 +6,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar, Unpack, overload
 
-from logeion.wire.errors import LogeionError
-
 from .cluster import Cluster, lone_cluster
 from .errors import ClosedError
 from .member import Callback
@@ -43,15 +41,15 @@ class Left:
 
     async def close(self, *, flush: bool) -> None:
         """Closes all of them; raises the first error, once all were tried."""
-        errors: list[LogeionError] = []
+        errors: list[Exception] = []
         for one in list(self._all):
             try:
                 await (one.close(flush=flush) if isinstance(one, CoreProducer) else one.close())
-            except LogeionError as error:
+            except Exception as error:  # a rebalance callback's mistake, say: the others are closed all the same
                 errors.append(error)
         self._all.clear()
         for other in errors[1:]:
-            log.warning("while a client was closed: %s", other)
+            log.warning("while a client was closed: %r", other)
         if errors:
             raise errors[0]
 

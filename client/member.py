@@ -180,8 +180,10 @@ class GroupMember(abc.ABC):
                     if self._auto_commit and self._membership.stable:
                         await self.commit()
                 finally:
-                    await self._tell(self._on_revoked, list(self._membership.owned))
-                    await self._leave()
+                    try:
+                        await self._tell(self._on_revoked, list(self._membership.owned))
+                    finally:
+                        await self._leave()
 
     # The one task
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -14,6 +16,7 @@ import msgspec
 import pytest
 
 import logeion
+from logeion import TopicPartition
 from logeion.client.errors import BufferFullError, ClosedError
 from logeion.errors import ConfigError, UnknownTopicOrPartitionError
 from tests.client.brokers import some_broker
@@ -176,3 +179,67 @@ def test_producers_consumers_and_admins_also_stand_alone(bootstrap: str, topic: 
         assert next(iter(consumer)).value == 1
     with logeion.Admin(bootstrap_servers=bootstrap) as admin:
         assert admin.topic(topic).name == topic
+
+
+def test_a_consumer_that_nobody_closed_is_told_at_exit_and_holds_up_no_producer(bootstrap: str, topic: str) -> None:
+    code = (
+        "import logeion, sys\n"
+        "client = logeion.connect(sys.argv[1])\n"
+        "producer = client.producer(linger_ms=60000)\n"
+        "producer.send(sys.argv[2], b'first')\n"
+        "def revoked(partitions):\n"
+        "    consumer.commit()\n"
+        "    print('revoked', len(partitions), flush=True)\n"
+        "    raise KeyError('a mistake')\n"
+        "consumer = client.consume(sys.argv[2], group=sys.argv[2], on_revoked=revoked, auto_offset_reset='earliest')\n"
+        "other = logeion.connect(sys.argv[1]).producer()\n"
+        "other.send(sys.argv[2], b'second').result(10)\n"
+        "next(iter(consumer))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, bootstrap, topic], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0 and done.stdout.startswith("revoked "), done.stderr
+    assert "a mistake" in done.stderr and "RuntimeError" not in done.stderr
+    with logeion.connect(bootstrap) as client:
+        assert count(client, topic, 2) == 2
+        assert not client.admin.group(topic).members
+
+
+def test_a_client_closes_all_it_made_and_keeps_nothing_that_was_closed(bootstrap: str, topic: str) -> None:
+    def mistaken(_: object) -> None:
+        raise KeyError("a mistake")
+
+    client = logeion.connect(bootstrap)
+    for _ in range(3):
+        client.producer().close()
+        client.consume(topic).close()
+    gc.collect()
+    assert len(client._made) == 0
+    producer = client.producer(linger_ms=60_000)
+    consumers = [client.consume(topic, group=f"{topic}-{n}", on_revoked=mistaken) for n in range(2)]
+    for consumer in consumers:
+        consumer.poll(0.1)
+    sent = producer.send(topic, b"kept")
+    with pytest.raises(KeyError, match="a mistake"):
+        client.close()
+    assert sent.succeeded() and all(consumer._closed for consumer in consumers)
+
+
+def test_rebalance_callbacks_may_be_coroutines_or_wait_for_the_client(bootstrap: str, topic: str) -> None:
+    told: list[str] = []
+
+    async def assigned(partitions: list[TopicPartition]) -> None:
+        await asyncio.sleep(0)
+        told.append(f"assigned {len(partitions)}")
+
+    class Revoked:
+        async def __call__(self, partitions: list[TopicPartition]) -> None:
+            told.append(f"revoked {len(partitions)}")
+
+    with logeion.connect(bootstrap) as client:
+        with client.producer() as producer:
+            producer.send(topic, b"x")
+        with client.consume(
+            topic, group=topic, on_assigned=assigned, on_revoked=Revoked(), auto_offset_reset="earliest"
+        ) as consumer:
+            assert next(iter(consumer)).value == b"x"
+    assert [line.split()[0] for line in told] == ["assigned", "revoked"]
