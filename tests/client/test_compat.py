@@ -105,6 +105,51 @@ def test_serializers_and_deserializers(kafka: ModuleType, bootstrap: str, topic:
     assert (record.key, record.value) == ("k", "grün")
 
 
+def test_a_record_that_cannot_be_deserialized_stays_where_it_is_and_takes_no_other_along(
+    kafka: ModuleType, bootstrap: str, producer: Any, topic: str
+) -> None:
+    for text in (b"1", b"2", b"three", b"4"):
+        producer.send(topic, text, partition=0)
+    producer.flush()
+    where = kafka.TopicPartition(topic, 0)
+    consumer = kafka.KafkaConsumer(
+        bootstrap_servers=bootstrap, auto_offset_reset="earliest", value_deserializer=int, group_id=f"{topic}-int"
+    )
+    consumer.assign([where])
+    found: list[int] = []
+    deadline = time.monotonic() + 20
+    with pytest.raises(Exception, match="three"):
+        while time.monotonic() < deadline:
+            found += [record.value for record in consumer.poll(200).get(where, ())]
+    assert found == [1, 2] and consumer.position(where) == 2
+    consumer.commit()
+    assert consumer.committed(where) == 2
+    consumer.seek(where, 3)
+    assert [record.value for record in polled(consumer, 1)] == [4]
+    consumer.close()
+
+
+def test_a_seek_by_the_listener_comes_before_the_first_record(
+    kafka: ModuleType, bootstrap: str, producer: Any, topic: str
+) -> None:
+    for number in range(10):
+        producer.send(topic, b"%d" % number, partition=0)
+    producer.flush()
+    consumer = kafka.KafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest", group_id=f"{topic}-seek")
+
+    class Listener(kafka.ConsumerRebalanceListener):  # type: ignore[misc, name-defined]
+        def on_partitions_revoked(self, revoked: Any) -> None: ...
+
+        def on_partitions_assigned(self, assigned: Any) -> None:
+            time.sleep(0.2)
+            for tp in assigned:
+                consumer.seek(tp, 7 if tp.partition == 0 else 0)
+
+    consumer.subscribe([topic], listener=Listener())
+    assert [record.value for record in polled(consumer, 3)] == [b"7", b"8", b"9"]
+    consumer.close()
+
+
 @pytest.mark.not_on_tansu("committed metadata is not kept")
 def test_a_group_goes_on_where_it_has_committed(
     kafka: ModuleType, bootstrap: str, producer: Any, admin: Any, topic: str

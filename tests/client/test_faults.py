@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import logeion
-from logeion.client.errors import ClosedError, ConnectError, DeadlineError
+from logeion.client.errors import ClosedError, ConnectError, ConnectionLostError, DeadlineError
 from logeion.errors import LogeionError, TopicAuthorizationFailedError
 from logeion.testing import Broker, Cluster, Fault, Faults, TopicFactory
 from tests.client.traffic import PARTITIONS, READERS, WITHIN_S, traffic
@@ -143,6 +143,32 @@ def test_a_leader_that_is_lost_costs_a_pause_and_nothing_else(
         running.check(logeion_cluster.records)
 
 
+@pytest.mark.parametrize("reader", list(READERS))
+@pytest.mark.parametrize("how", ["kill", "pause"])
+def test_a_coordinator_that_is_lost_costs_a_pause_and_nothing_else(
+    logeion_cluster: Cluster, logeion_topic: TopicFactory, how: str, reader: str
+) -> None:
+    topic = logeion_topic(PARTITIONS)
+    with traffic(logeion_cluster.bootstrap, topic, reader) as running:
+        coordinator = running.client.admin.group(running.group).coordinator
+        began = time.monotonic()
+        (logeion_cluster.kill if how == "kill" else logeion_cluster.pause)(coordinator)
+
+        def committed() -> int:
+            # By a client that knows nothing yet of who is where.
+            with logeion.connect(logeion_cluster.bootstrap) as other:
+                return sum(other.admin.group_offsets(running.group).values())
+
+        running.more()
+        before = len(running.seen)
+        while committed() < before:
+            assert time.monotonic() - began < 30.0, (committed(), before)
+            time.sleep(0.1)
+        logeion_cluster.heal()
+        running.more()
+        running.check(logeion_cluster.records)
+
+
 # Errors: typed, and each says the address, where it was known from, what was said, and what to do
 
 
@@ -174,6 +200,26 @@ def test_nobody_at_the_address_no_such_name_and_no_kafka_there() -> None:
             pass
         thread.join()
     four(other.value, address, "bootstrap", "no broker answers there", "Kafka listener without TLS")
+
+
+def test_each_of_several_addresses_says_what_was_wrong_with_it() -> None:
+    (port,) = free_ports(1)
+    with pytest.raises(ConnectError) as caught, logeion.connect(f"127.0.0.1:{port},nobody.invalid:9092"):
+        pass
+    told = str(caught.value)
+    assert f"127.0.0.1:{port} (known from bootstrap): Connection refused" in told
+    assert "nobody.invalid:9092 (known from bootstrap): " in told
+    assert "logeion up" in told and "check the spelling of 'nobody.invalid'" in told
+
+
+def test_a_lost_connection_says_where_its_address_came_from(
+    logeion_broker: Broker, logeion_topic: TopicFactory, faults: Faults
+) -> None:
+    with logeion.connect(logeion_broker.bootstrap, default_api_timeout_ms=500) as client:
+        faults.disconnect("DescribeConfigs")
+        with pytest.raises(ConnectionLostError) as lost:
+            client.admin.topic_configs(logeion_topic())
+        assert "known from " in str(lost.value) and f"(try: {lost.value.hint})" in str(lost.value)
 
 
 def test_an_address_that_cannot_be_reached_is_named_with_who_told_it(tmp_path: Path) -> None:

@@ -70,6 +70,37 @@ def test_settings_that_make_no_sense_are_refused(
         checked(ProducerSettings, given_settings, config)
 
 
+@pytest.mark.parametrize(
+    ("given_settings", "config", "told"),
+    [
+        ({"auto_offset_reset": "earlest"}, None, "'earlest': it is one of .* did you mean earliest"),
+        ({}, {"auto.offset.reset": "smallest"}, r"auto.offset.reset='smallest': it is one of earliest, latest, none"),
+        ({"group_protocol": "clasic"}, None, "did you mean classic"),
+        ({"isolation_level": "committed"}, None, "did you mean read_committed"),
+        ({"value_deserializer": bytes.decode}, None, "decoding is the topic's"),
+        ({"retries": 3}, None, "delivery_timeout_ms"),
+        ({"ssl_cafile": "x"}, None, "PLAINTEXT only"),
+        ({"sasl_kerberos_name": "x"}, None, "does not authenticate"),
+    ],
+)
+def test_values_of_a_list_and_settings_that_cannot_be_had_are_explained(
+    given_settings: dict[str, object], config: dict[str, str] | None, told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        checked(StandaloneConsumerSettings, given_settings, config)
+
+
+def test_a_list_leaves_room_for_what_else_its_setting_may_be() -> None:
+    def mine(key: bytes, count: int) -> int:
+        return 0
+
+    for given_settings in ({"partitioner": mine}, {"compression_type": None}, {"acks": 1}, {"acks": -1}):
+        assert checked(ProducerSettings, given_settings) == given_settings
+    with pytest.raises(ConfigError, match="did you mean murmur2"):
+        checked(ProducerSettings, {"partitioner": "murmur"})
+    assert checked(ProducerSettings, {}, {"acks": "1"}) == {"acks": 1}
+
+
 class Model:
     """What pydantic's models look like from outside."""
 

@@ -186,7 +186,7 @@ def test_what_cannot_be_decoded_stops_is_skipped_or_goes_elsewhere(bootstrap: st
     with logeion.connect(bootstrap) as client:
         client.admin.create_topic(dead, partitions=1)
         with client.producer() as producer:
-            producer.send(orders.name, b'{"id":"one"}', b"k", partition=0)
+            producer.send(orders.name, b'{"id":"one"}', b"k", partition=0, timestamp_ms=1_600_000_000_000)
             producer.send(orders.name, b'{"id":2}', b"k", partition=0)
         with client.consume(orders, group="raise-" + dead, auto_offset_reset="earliest", **CLASSIC) as consumer:
             for _ in range(2):
@@ -198,7 +198,7 @@ def test_what_cannot_be_decoded_stops_is_skipped_or_goes_elsewhere(bootstrap: st
                 assert next(iter(consumer)).value == Order(2)
         with client.consume(dead, auto_offset_reset="earliest") as letters:
             (letter,) = next(letters.batches())
-            assert letter.value == b'{"id":"one"}'
+            assert letter.value == b'{"id":"one"}' and letter.timestamp_ms == 1_600_000_000_000
             assert dict(letter.headers)["logeion.dead-letter.offset"] == b"0"
 
 

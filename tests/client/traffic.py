@@ -16,6 +16,7 @@ WITHIN_S = 40.0
 GROUP = {"heartbeat_interval_ms": 100, "session_timeout_ms": 6000, "auto_commit_interval_ms": 50}
 READERS: dict[str, dict[str, Any]] = {
     "classic": {**GROUP, "partition_assignment_strategy": ["cooperative-sticky"]},
+    "eager": GROUP,  # what a program gets that chooses nothing
     "consumer": {"group_protocol": "consumer", "auto_commit_interval_ms": 50},
 }
 

@@ -48,7 +48,6 @@ IGNORED = frozenset(
 ONLY: dict[str, tuple[Any, ...]] = {
     "security_protocol": ("PLAINTEXT",),
     "transactional_id": (None,),
-    "isolation_level": ("read_uncommitted",),
     "sasl_mechanism": (None,),
     "proxy_url": (None,),
     "socks5_proxy": (None,),

@@ -30,7 +30,14 @@ from .structs import (
     size,
 )
 
-FETCH = {"fetch_min_bytes", "fetch_max_wait_ms", "fetch_max_bytes", "max_partition_fetch_bytes", "auto_offset_reset"}
+FETCH = {
+    "fetch_min_bytes",
+    "fetch_max_wait_ms",
+    "fetch_max_bytes",
+    "max_partition_fetch_bytes",
+    "auto_offset_reset",
+    "isolation_level",
+}
 GROUP = {
     "group_id",
     "group_instance_id",
