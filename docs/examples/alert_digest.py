@@ -147,7 +147,8 @@ def main() -> None:
         client = stack.enter_context(logeion.connect(bootstrap))
         # One partition: windows close by the newest event that was seen, which must not be one partition's alone.
         for topic in ("failures", "digests"):
-            client.admin.create_topic(topic, partitions=1)
+            with contextlib.suppress(logeion.errors.TopicAlreadyExistsError):
+                client.admin.create_topic(topic, partitions=1)
         simulate(client)
         print(f"{watch(client, chosen.smtp)} mail sent")
         print(f"{watch(client, chosen.smtp)} mails sent when nothing was new")

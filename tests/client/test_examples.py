@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from logeion.testing import Broker
+
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 
 
@@ -54,6 +56,18 @@ def test_votes_are_counted_exactly_through_a_crash() -> None:
     assert "the counter ended with -9 after 2500 votes" in said
     likes, dislikes = re.findall(r"(\d+) like it, (\d+) do not", said)[0]
     assert int(likes) + int(dislikes) == 5000
+
+
+def test_each_runs_again_with_the_same_broker(logeion_broker: Broker) -> None:
+    bootstrap = logeion_broker.bootstrap
+    for _ in range(2):
+        assert "like it" in run("likes.py", "--users", "200", "--bootstrap", bootstrap)
+    assert "1 mail sent\n0 mails sent" in run("alert_digest.py", "--bootstrap", bootstrap)
+    # These minutes are done: what comes of them now is late.
+    assert "0 mail sent\n0 mails sent" in run("alert_digest.py", "--bootstrap", bootstrap)
+    for _ in range(2):
+        run("csv_events.py", "--bootstrap", bootstrap)
+        run("query_crashes.py", "--bootstrap", bootstrap)
 
 
 class Mails(socketserver.StreamRequestHandler):
