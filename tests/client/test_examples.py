@@ -65,9 +65,6 @@ def test_each_runs_again_with_the_same_broker(logeion_broker: Broker) -> None:
     assert "1 mail sent\n0 mails sent" in run("alert_digest.py", "--bootstrap", bootstrap)
     # These minutes are done: what comes of them now is late.
     assert "0 mail sent\n0 mails sent" in run("alert_digest.py", "--bootstrap", bootstrap)
-    for _ in range(2):
-        run("csv_events.py", "--bootstrap", bootstrap)
-        run("query_crashes.py", "--bootstrap", bootstrap)
 
 
 class Mails(socketserver.StreamRequestHandler):
