@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar, Unpack
 
-from logeion.wire.errors import ConfigError, LogeionError
+from logeion.wire.errors import LogeionError
 from logeion.wire.records import Record as RawRecord
 
-from .classic_member import METADATA_AGE_S, ClassicMember
+from .classic_member import METADATA_AGE_S
 from .cluster import Cluster
 from .consumer import EARLIEST, LATEST, Consumer
-from .consumer_member import ConsumerMember
-from .consumer_membership import ConsumerMembership
 from .errors import ClosedError
 from .groups import Groups
+from .joining import member_of
 from .member import Callback, GroupMember
-from .membership import Membership
 from .positions import Position, Start, TopicPartition
 from .producer import Producer
 from .settings import ConsumerSettings, FetchSettings, checked
@@ -29,10 +26,6 @@ from .topics import DecodeError, Record, Topic, dead_letter_headers, raw_topic
 
 K = TypeVar("K")
 V = TypeVar("V")
-
-# Settings that the broker decides under KIP-848.
-CLASSIC_ONLY = ("partition_assignment_strategy", "session_timeout_ms", "heartbeat_interval_ms")
-
 
 # Where a record stood, as it was read, and as it is handed out.
 Taken = tuple[Position, RawRecord, Record[K, V]]
@@ -96,7 +89,7 @@ class Subscriber(Generic[K, V]):
         self._closed = False
         self.member: GroupMember | None = None
         if self._group is not None:
-            self.member = _member(
+            self.member = member_of(
                 cluster, self._consumer, self._group, list(self._topics), taken, (on_assigned, on_revoked, on_lost)
             )
 
@@ -472,48 +465,6 @@ class Subscriber(Generic[K, V]):
             await self._consumer.close()
             if self._dead_letters is not None:
                 await self._dead_letters.close()
-
-
-def _member(
-    cluster: Cluster,
-    consumer: Consumer,
-    group: str,
-    topics: Sequence[str],
-    taken: Mapping[str, Any],
-    callbacks: tuple[Callback | None, Callback | None, Callback | None],
-) -> GroupMember:
-    """By the protocol that the settings name. Raises ConfigError."""
-    protocol = taken.get("group_protocol", "classic")
-    options: dict[str, Any] = {
-        "heartbeat_s": taken.get("heartbeat_interval_ms", 3000) / 1000,
-        "commit_s": taken.get("auto_commit_interval_ms", 5000) / 1000,
-        "auto_commit": taken.get("enable_auto_commit", True),
-        "reset": taken.get("auto_offset_reset", "latest"),
-        "callbacks": callbacks,
-    }
-    instance_id, poll_ms = taken.get("group_instance_id"), taken.get("max_poll_interval_ms", 300_000)
-    if protocol == "consumer":
-        for name in CLASSIC_ONLY:
-            if name in taken:
-                raise ConfigError(f"{name} is the broker's with group_protocol='consumer': leave it out")
-        newer = ConsumerMembership(
-            group,
-            topics,
-            member_id=str(uuid.uuid4()),
-            instance_id=instance_id,
-            rebalance_timeout_ms=poll_ms,
-            assignor=taken.get("group_remote_assignor"),
-        )
-        return ConsumerMember(cluster, newer, consumer, **options)
-    classic = Membership(
-        group,
-        topics,
-        assignors=taken.get("partition_assignment_strategy", ("range", "cooperative-sticky")),
-        instance_id=instance_id,
-        session_timeout_ms=taken.get("session_timeout_ms", 45_000),
-        rebalance_timeout_ms=poll_ms,
-    )
-    return ClassicMember(cluster, classic, consumer, **options)
 
 
 def typed(topics: Sequence[Any]) -> list[Topic[Any, Any]]:
