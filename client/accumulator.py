@@ -31,7 +31,7 @@ from logeion.wire.errors import (
     UnknownProducerIdError,
 )
 
-from .errors import BufferFullError, ClientError, DeadlineError
+from .errors import BufferFullError, ClientError, DeadlineError, said
 from .record_bytes import BATCH_OVERHEAD, Encoded, Entry, size_bound
 from .retries import advise
 
@@ -479,7 +479,7 @@ def _before(one: Batch, other: Batch) -> bool:
 
 
 def _late(batch: Batch, limit_s: float, last: LogeionError | None) -> DeadlineError:
-    why = f"; last: {getattr(last, 'message', last)}" if last is not None else ""
+    why = f"; last: {said(last)}" if last is not None else ""
     hint = last.hint if isinstance(last, ClientError) and last.hint else "see whether the partition has a leader"
     return DeadlineError(
         f"{batch.topic}[{batch.partition}]: not delivered within {limit_s:g} s, {batch.tries} attempts{why}",

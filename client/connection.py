@@ -22,7 +22,7 @@ from logeion.wire.errors import UnsupportedVersionError, WireError, for_code
 from logeion.wire.fields import Struct
 
 from .addresses import Address
-from .errors import ClientError, ConnectError, ConnectionLostError, DeadlineError
+from .errors import ClientError, ConnectError, ConnectionLostError, DeadlineError, said
 
 API_VERSIONS = 18
 UNSUPPORTED_VERSION = 35
@@ -114,7 +114,7 @@ class Connection(asyncio.BufferedProtocol):
         except (ConnectionLostError, DeadlineError, WireError) as cause:
             connection.close()
             hint = "check that a Kafka listener without TLS is at this port"
-            raise ConnectError(str(address), learned_from, f"no broker answers there: {cause}", hint) from cause
+            raise ConnectError(str(address), learned_from, f"no broker answers there: {said(cause)}", hint) from cause
         except BaseException:
             connection.close()
             raise

@@ -34,12 +34,16 @@ class ConsumerMember(GroupMember):
             await self._take_up(missing)
         if change.revoked or change.added:
             return  # the coordinator waits to hear of it
-        until = time.monotonic() + (member.heartbeat_s or self._heartbeat_s)
+        until = time.monotonic() + self._beat_s
         while (now := time.monotonic()) < until:
             await asyncio.sleep(max(min(until, self._commit_at) - now, 0.01))
             await self._commit_when_due()
         if self._away:
             await self._stayed_away()
+
+    @property
+    def _beat_s(self) -> float:
+        return self._membership.heartbeat_s or self._heartbeat_s
 
     def _names(self) -> dict[str, str]:
         return {info.topic_id: name for name, info in self._cluster.metadata.topics.items()}

@@ -50,3 +50,8 @@ class BufferFullError(ClientError):
 
 class ClosedError(ClientError):
     """The client, producer or consumer was closed before."""
+
+
+def said(error: BaseException) -> str:
+    """What it says without its hint, for an error that has a hint of its own."""
+    return error.message if isinstance(error, ClientError) else str(error)

@@ -247,6 +247,11 @@ class GroupMember(abc.ABC):
                 log.info("a commit of group %r waits for the next time: %s", self._membership.group, error)
 
     @property
+    def _beat_s(self) -> float:
+        """Seconds between heartbeats: the coordinator's word, where it has one."""
+        return self._heartbeat_s
+
+    @property
     def _away(self) -> bool:
         """Whether the program's loop has not come back in time."""
         limit_s = self._membership.rebalance_timeout_ms / 1000
@@ -270,7 +275,7 @@ class GroupMember(abc.ABC):
             until = time.monotonic() + self._membership.rebalance_timeout_ms / 1000
             while not self.back.is_set():
                 try:
-                    async with asyncio.timeout(self._heartbeat_s):
+                    async with asyncio.timeout(max(min(self._beat_s, until - time.monotonic()), 0.01)):
                         await self.back.wait()
                 except TimeoutError:
                     if time.monotonic() >= until:

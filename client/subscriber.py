@@ -80,6 +80,7 @@ class Subscriber(Generic[K, V]):
         self._handed: dict[Position, int] = {}
         self._passed: dict[Position, int] = {}  # what nobody gets, skipped or buried: finished with what is next
         # A subclass may read in its own way.
+        self._made: Any = Record
         self._raw = {topic.name for topic in topics if topic.is_raw and type(topic) is Topic}
         self._stopped = False
         self._dead: DecodeError | None = None
@@ -174,7 +175,19 @@ class Subscriber(Generic[K, V]):
         had = len(gathered)
         self._stopped = False
         try:
-            while len(gathered) < most and (found := self._next()) is not None:
+            while len(gathered) < most:
+                # What most read, without a call for each record.
+                while (chunk := self._chunk()) is not None and chunk[0].tp.topic in self._raw:
+                    position, records = chunk
+                    tp, pop = position.tp, records.popleft
+                    for _ in range(min(most - len(gathered), len(records))):
+                        raw = pop()
+                        record = self._made(*tp, raw.offset, raw.timestamp, raw.key, raw.value, raw.headers)
+                        gathered.append((position, raw, record))
+                    if len(gathered) == most:
+                        return True
+                if (found := self._next()) is None:
+                    break
                 gathered.append(found)
         except Exception:
             if not gathered:
@@ -195,11 +208,15 @@ class Subscriber(Generic[K, V]):
         self._passed.clear()
 
     def _put_back(self, gathered: Sequence[Taken[K, V]]) -> None:
-        for position, raw, _ in reversed(gathered):
+        first: dict[Position, int] = {}
+        for position, raw, _ in gathered:
+            first.setdefault(position, raw.offset)
+        for position, offset in first.items():
             self._passed.pop(position, None)  # it may stand behind what is put back
             if position.paused and not position.gone:
-                self._read_again(position, raw.offset)
-            elif self._chunks and self._chunks[0][0] is position:
+                self._read_again(position, offset)
+        for position, raw, _ in reversed(gathered):
+            if self._chunks and self._chunks[0][0] is position:
                 self._chunks[0][1].appendleft(raw)
             else:
                 self._chunks.appendleft((position, deque([raw])))
@@ -211,35 +228,44 @@ class Subscriber(Generic[K, V]):
 
         Raises DecodeError, and again until somebody seeks past it.
         """
-        member, handed, clock = self.member, self._handed, time.monotonic
-        make: Any = Record
+        member, handed, clock, make = self.member, self._handed, time.monotonic, self._made
         while True:
-            # What most read, without a call for each record.
-            while (chunk := self._raw_chunk()) is not None:
+            # The same as ``take`` again and again, without the calls.
+            while (chunk := self._chunk()) is not None:
                 if handed:
                     self.finish()
                 position, records = chunk
-                topic, partition = position.tp
-                pop = records.popleft
-                if member is None:
-                    while records and not (position.gone or position.paused):
-                        raw = pop()
-                        yield make(topic, partition, raw.offset, raw.timestamp, raw.key, raw.value, raw.headers)
-                    continue
+                tp = position.tp
+                topic, partition = tp
+                raw_topic, read, pop = topic in self._raw, self._topics[topic].read, records.popleft
                 while records and not (position.gone or position.paused):
+                    raw = records[0]
+                    offset = raw.offset
+                    if raw_topic:
+                        record = make(topic, partition, offset, raw.timestamp, raw.key, raw.value, raw.headers)
+                    else:
+                        try:
+                            record = read(tp, raw)
+                        except DecodeError:
+                            break  # ``take`` knows what to do
+                    pop()
+                    if member is None:
+                        yield record
+                        continue
+                    handed[position] = offset + 1
+                    yield record
+                    if handed.pop(position, 0):  # else it is read again since: what is in hand went along
+                        position.done = offset + 1
                     member.last_back = clock()
                     if member.wanted_back:
                         return
-                    raw = pop()
-                    offset = raw.offset
-                    handed[position] = offset + 1
-                    yield make(topic, partition, offset, raw.timestamp, raw.key, raw.value, raw.headers)
-                    if handed.pop(position, 0):  # else it is read again since: what is in hand went along
-                        position.done = offset + 1
-            record = self.take()
-            if record is None:
+                else:
+                    continue
+                break
+            taken = self.take()
+            if taken is None:
                 return
-            yield record
+            yield taken
 
     def take(self) -> Record[K, V] | None:
         """The next record that is here already; what was handed out before is finished.
@@ -256,30 +282,27 @@ class Subscriber(Generic[K, V]):
                 self._hand_passed()
         return None if found is None else found[2]
 
-    def _raw_chunk(self) -> tuple[Position, deque[RawRecord]] | None:
-        """What is next, if nothing is to be decoded there."""
-        chunks = self._chunks
-        while chunks:
-            position, records = chunks[0]
-            if position.gone or position.paused or not records:
-                chunks.popleft()
-                continue
-            return chunks[0] if position.tp.topic in self._raw else None
-        return None
-
-    def _next(self) -> Taken[K, V] | None:
-        """Takes the next one out, by its topic's policy. Raises DecodeError and leaves it in."""
+    def _chunk(self) -> tuple[Position, deque[RawRecord]] | None:
+        """Where the next record is; None if there is none, or none may be handed out now."""
         member = self.member
         if member is not None:
             member.last_back = time.monotonic()
             if member.wanted_back:
                 return None
+        if self._dead is not None:
+            return None
         chunks = self._chunks
-        while chunks and self._dead is None:
+        while chunks:
             position, records = chunks[0]
-            if position.gone or position.paused or not records:
-                chunks.popleft()
-                continue
+            if records and not (position.gone or position.paused):
+                return chunks[0]
+            chunks.popleft()
+        return None
+
+    def _next(self) -> Taken[K, V] | None:
+        """Takes the next one out, by its topic's policy. Raises DecodeError and leaves it in."""
+        while (chunk := self._chunk()) is not None:
+            position, records = chunk
             raw = records[0]
             topic = self._topics[position.tp.topic]
             try:

@@ -89,7 +89,7 @@ def run_client(bootstrap: str, timeout_s: float, work: Callable[[Cluster], Corou
 
 def as_cli_error(error: Exception) -> CliError:
     """A typed error as the two lines and the exit code a person gets."""
-    from logeion.client.errors import ClientError, ConnectError, ConnectionLostError, DeadlineError
+    from logeion.client.errors import ClientError, ConnectError, ConnectionLostError, DeadlineError, said
     from logeion.errors import KafkaError
 
     code = FAILED
@@ -108,7 +108,7 @@ def as_cli_error(error: Exception) -> CliError:
             code = TIMEOUT
         elif error.name.endswith("AUTHORIZATION_FAILED") or error.name == "SASL_AUTHENTICATION_FAILED":
             code = NOT_AUTHORISED
-    return CliError(error.message if isinstance(error, ClientError) else str(error), hint, code)
+    return CliError(said(error), hint, code)
 
 
 _NOT_FOUND = {"UNKNOWN_TOPIC_OR_PARTITION", "UNKNOWN_TOPIC_ID", "GROUP_ID_NOT_FOUND", "RESOURCE_NOT_FOUND"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -151,6 +152,54 @@ def test_members_share_the_partitions_and_take_over_where_another_left(
         await one
 
     run(bootstrap, work)
+
+
+@pytest.mark.parametrize("protocol", ["range", NEWER])
+@pytest.mark.not_on_tansu("it has no static members")
+def test_a_static_member_that_comes_back_in_time_moves_nothing(
+    bootstrap: str, orders: Topic[str, Order], protocol: str
+) -> None:
+    moved: list[TopicPartition] = []
+    with logeion.connect(bootstrap) as client:
+        fill(client, orders, range(40))
+        settings: dict[str, Any] = {"auto_offset_reset": "earliest", **PROTOCOLS[protocol]}
+
+        def static() -> logeion.Consumer[str, Order]:
+            return client.consume(orders, group=orders.name, group_instance_id="one", **settings)
+
+        with client.consume(orders, group=orders.name, on_revoked=moved.extend, **settings) as other:
+            with static() as first:
+                while not (len(first.assignment) == len(other.assignment) == 2):
+                    other.poll(0.05)
+                    first.poll(0.05)
+                had, before = first.assignment, list(moved)
+                first.commit()
+            with static() as again:
+                while not again.assignment:
+                    other.poll(0.05)
+                    again.poll(0.05)
+                assert again.assignment == had and moved == before
+
+
+@pytest.mark.parametrize("protocol", ["range", NEWER])
+def test_a_loop_that_stays_away_is_told_that_others_have_its_partitions(
+    bootstrap: str, orders: Topic[str, Order], protocol: str
+) -> None:
+    lost: list[TopicPartition] = []
+    settings: dict[str, Any] = {"auto_offset_reset": "earliest", "group": orders.name, **PROTOCOLS[protocol]}
+    with logeion.connect(bootstrap) as client, logeion.connect(bootstrap) as other:
+        fill(client, orders, range(40))
+        with client.consume(orders, on_lost=lost.extend, max_poll_interval_ms=500, **settings) as sleepy:
+            held = next(iter(sleepy))
+            with other.consume(orders, **settings) as awake:
+                assert sorted(read(awake, 40)) == list(range(40)), "the one in hand is read again"
+                awake.commit()
+                deadline = time.monotonic() + 10
+                while len(lost) < 4:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+                assert sleepy.poll(0.1) is None and held is not None
+                assert sum(awake.committed().values()) == 40
 
 
 def test_a_partition_is_not_taken_from_under_a_record_in_hand(bootstrap: str, orders: Topic[str, Order]) -> None:

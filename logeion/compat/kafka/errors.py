@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from logeion.client.errors import BufferFullError, ClientError, ClosedError, ConnectError, DeadlineError
+from logeion.client.errors import BufferFullError, ClientError, ClosedError, ConnectError, DeadlineError, said
 from logeion.wire import errors as _wire
 from logeion.wire.errors import ConfigError, LogeionError
 from logeion.wire.errors import for_code as for_code
@@ -55,6 +55,6 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (DeadlineError, BufferFullError, TimeoutError) as error:
-        raise KafkaTimeoutError(getattr(error, "message", str(error)), getattr(error, "hint", "")) from error
+        raise KafkaTimeoutError(said(error), getattr(error, "hint", "")) from error
     except ClosedError as error:
-        raise IllegalStateError(error.message, error.hint) from error
+        raise IllegalStateError(said(error), error.hint) from error
