@@ -207,7 +207,7 @@ def _get(data: bytes, at: int) -> tuple[int, int]:
     return (value >> 1) ^ -(value & 1), at
 
 
-# The zigzag integers of one byte. ``_parse`` reads these in line, and those of two bytes where they are common: nearly
+# The zigzag integers of one byte. ``_parse`` reads these in line, and those of two bytes that are not negative: nearly
 # all of a record's integers are that small, and a call for each would double its cost.
 _SMALL = tuple((byte >> 1) ^ -(byte & 1) for byte in range(128))
 
@@ -216,49 +216,66 @@ def _parse(body: memoryview, header: BatchHeader) -> list[Record]:
     data = bytes(body)
     end = len(data)
     at = 0
-    records = []
+    records: list[Record] = []
+    put, make = records.append, Record
     small = _SMALL
     base_offset, base_timestamp = header.base_offset, header.base_timestamp
     append_time = header.max_timestamp if header.log_append_time else None
     for _ in range(header.count):
         if (byte := data[at]) < 128:
-            size, at = small[byte], at + 1
-        elif (high := data[at + 1]) < 128:
-            zigzag = high << 7 | byte & 127
-            size, at = (zigzag >> 1) ^ -(zigzag & 1), at + 2
+            size = small[byte]
+            at += 1
+        elif (high := data[at + 1]) < 128 and not byte & 1:
+            size = high << 6 | (byte & 127) >> 1
+            at += 2
         else:
             size, at = _get(data, at)
         stop = at + size
         if size < 0 or stop > end:
             raise CorruptMessageError(f"record of {size} bytes, {end - at} left")
         if (byte := data[at + 1]) < 128:
-            timestamp, at = small[byte], at + 2
+            timestamp = small[byte]
+            at += 2
+        elif (high := data[at + 2]) < 128 and not byte & 1:
+            timestamp = high << 6 | (byte & 127) >> 1
+            at += 3
         else:
             timestamp, at = _get(data, at + 1)
         if (byte := data[at]) < 128:
-            offset, at = small[byte], at + 1
-        elif (high := data[at + 1]) < 128:
-            zigzag = high << 7 | byte & 127
-            offset, at = (zigzag >> 1) ^ -(zigzag & 1), at + 2
+            offset = small[byte]
+            at += 1
+        elif (high := data[at + 1]) < 128 and not byte & 1:
+            offset = high << 6 | (byte & 127) >> 1
+            at += 2
         else:
             offset, at = _get(data, at)
-        if (byte := data[at]) < 128:
-            size, at = small[byte], at + 1
+        if (byte := data[at]) == 1:
+            key = None
+            at += 1
         else:
-            size, at = _get(data, at)
-        key = None
-        if size >= 0:
-            key, at = data[at : at + size], at + size
+            if byte < 128:
+                size = small[byte]
+                at += 1
+            else:
+                size, at = _get(data, at)
+            key = None
+            if size >= 0:
+                after = at + size
+                key = data[at:after]
+                at = after
         if (byte := data[at]) < 128:
-            size, at = small[byte], at + 1
-        elif (high := data[at + 1]) < 128:
-            zigzag = high << 7 | byte & 127
-            size, at = (zigzag >> 1) ^ -(zigzag & 1), at + 2
+            size = small[byte]
+            at += 1
+        elif (high := data[at + 1]) < 128 and not byte & 1:
+            size = high << 6 | (byte & 127) >> 1
+            at += 2
         else:
             size, at = _get(data, at)
         value = None
         if size >= 0:
-            value, at = data[at : at + size], at + size
+            after = at + size
+            value = data[at:after]
+            at = after
         headers: list[tuple[str, bytes | None]] = []
         if data[at]:
             at = _headers(data, at, stop, headers)
@@ -268,7 +285,7 @@ def _parse(body: memoryview, header: BatchHeader) -> list[Record]:
         if at != stop:
             raise CorruptMessageError(f"record ends at byte {at} instead of {stop}")
         when = base_timestamp + timestamp if append_time is None else append_time
-        records.append(Record(base_offset + offset, when, key, value, headers))
+        put(make(base_offset + offset, when, key, value, headers))
     if at != end:
         raise CorruptMessageError(f"{end - at} bytes left over after {header.count} records")
     return records
