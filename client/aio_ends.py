@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar, Unpack, overload
 
@@ -16,7 +16,6 @@ from .topics import Topic
 
 K = TypeVar("K")
 V = TypeVar("V")
-log: logging.Logger = logging.getLogger("logeion.client")
 
 
 class Closable(Protocol):
@@ -40,18 +39,13 @@ class Left:
         self._all.discard(one)
 
     async def close(self, *, flush: bool) -> None:
-        """Closes all of them; raises the first error, once all were tried."""
-        errors: list[Exception] = []
-        for one in list(self._all):
-            try:
-                await (one.close(flush=flush) if isinstance(one, CoreProducer) else one.close())
-            except Exception as error:  # a rebalance callback's mistake, say: the others are closed all the same
-                errors.append(error)
-        self._all.clear()
-        for other in errors[1:]:
-            log.warning("while a client was closed: %r", other)
-        if errors:
-            raise errors[0]
+        """Closes all of them, even if one of them raises."""
+        async with contextlib.AsyncExitStack() as ends:
+            for one in self._all:
+                if isinstance(one, CoreProducer):
+                    ends.push_async_callback(one.close, flush=flush)
+                else:
+                    ends.push_async_callback(one.close)
 
 
 class Producer(CoreProducer):

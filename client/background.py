@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import logging
 import os
 import queue
@@ -11,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from .cluster import Cluster, lone_cluster
 from .errors import ClosedError
@@ -27,6 +28,25 @@ class Closable(Protocol):
     """What wants to be told when the interpreter exits."""
 
     def close_at_exit(self, timeout_s: float) -> None: ...
+
+
+class _Job(Generic[T]):
+    """Work for another thread: calling it never raises, ``done`` says what came of it."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self.done: Future[T] = Future()
+
+    def __call__(self) -> None:
+        with self:
+            self.done.set_result(self._work())
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if error is not None:
+            self.done.set_exception(error)
+        return True
 
 
 class Background:
@@ -49,16 +69,9 @@ class Background:
         jobs = self._jobs
         if jobs is None:
             return await asyncio.to_thread(work)
-        done: Future[T] = Future()
-
-        def job() -> None:
-            try:
-                done.set_result(work())
-            except BaseException as error:
-                done.set_exception(error)
-
+        job = _Job(work)
         jobs.put(job)
-        return await asyncio.wrap_future(done)
+        return await asyncio.wrap_future(job.done)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -141,8 +154,7 @@ def _at_exit() -> None:
     if _current is None or _current.pid != os.getpid():
         return
     _current.exiting()
-    for one in reversed(list(_open.values())):
-        try:
-            one.close_at_exit(EXIT_S)
-        except Exception as error:  # what a callback of the program raised, say: the others have records to send yet
-            log.warning("%r could not be closed at exit: %r", one, error)
+    # The last first, and each even if another raises: the others may have records to send yet.
+    with contextlib.ExitStack() as ends:
+        for one in list(_open.values()):
+            ends.callback(one.close_at_exit, EXIT_S)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Mapping
 from typing import Any, TypeVar, Unpack, overload
 
-from .background import background, log
+from .background import background
 from .connecting import cluster_of
 from .settings import ClientSettings, ConsumerSettings, ProducerSettings, checked
 from .sync_admin import Admin as Admin
@@ -110,17 +111,11 @@ class Client:
         if self._closed:
             return
         self._closed = True
-        errors: list[Exception] = []
-        for one in list(self._made):
-            try:
-                one.close()
-            except Exception as error:  # a rebalance callback's mistake, say: the others are closed all the same
-                errors.append(error)
-        self._background.run(self._cluster.close())
-        for other in errors[1:]:
-            log.warning("while a client was closed: %r", other)
-        if errors:
-            raise errors[0]
+        # Each of them is closed even if another raises, a rebalance callback's mistake, say.
+        with contextlib.ExitStack() as ends:
+            ends.callback(lambda: self._background.run(self._cluster.close()))
+            for one in list(self._made):
+                ends.callback(one.close)
 
 
 def connect(

@@ -142,7 +142,7 @@ def test_a_seek_by_the_listener_comes_before_the_first_record(
         def on_partitions_revoked(self, revoked: Any) -> None: ...
 
         def on_partitions_assigned(self, assigned: Any) -> None:
-            time.sleep(0.2)
+            time.sleep(0.2)  # nothing may happen: no record of before the seek
             for tp in assigned:
                 consumer.seek(tp, 7 if tp.partition == 0 else 0)
 

@@ -204,9 +204,9 @@ def test_out_of_range_with_records_still_here_waits_until_they_are_taken() -> No
             cluster.logs.clear()
             cluster.starts[A0] = 10
             cluster.write("a", 0, [b"new"])
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # nothing may happen to what was fetched
             before = cluster.count(FETCH)
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # nothing may happen: hardly a fetch
             assert cluster.count(FETCH) - before <= 2
             assert [(await anext(aiter(records))).value for _ in range(2)] == [b"old", b"new"]
 
