@@ -84,13 +84,13 @@ class Producer(CoreProducer):
             except BaseException:
                 await self._own_cluster.close()
                 raise
-        if self._sender is None:
+        if not self._sender.started:
             await super().__aenter__()
         return self
 
     async def prepare(self, topic: str, *, auto_create: bool = True) -> int:
         """Learns how many partitions the topic has, so that ``send_nowait`` can place records. Raises KafkaError."""
-        if self._sender is None:  # every record comes after this, so nothing waits for a task that nobody started
+        if not self._sender.started:  # every record comes after this, so nothing waits for a task that nobody started
             await self.__aenter__()
             if self._left is not None:
                 self._left.add(self)

@@ -72,6 +72,11 @@ class Sender:
         self._refresh_timer: asyncio.TimerHandle | None = None
         self._refreshed_at = self._loop.time()
 
+    @property
+    def started(self) -> bool:
+        """Whether it sends, or has sent."""
+        return self._task is not None
+
     def start(self) -> None:
         """Begins to send."""
         self._task = asyncio.create_task(self._run())
