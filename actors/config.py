@@ -47,6 +47,8 @@ class NodeSection(Section, frozen=True, kw_only=True):
     gateways: Annotated[int, Meta(ge=1, le=64)] = 1
     # Processes forked ahead for the next actor that has to start, about 6 MB each; -1 is one in a cluster, none alone.
     spares: Annotated[int, Meta(ge=-1, le=64)] = -1
+    # A Node or Supervisor without a sign of life for so long is killed (see vigil.py); 0: never.
+    hung_ms: Milliseconds = 2_000
 
 
 class ListenersSection(Section, frozen=True, kw_only=True):

@@ -296,7 +296,9 @@ class Command:
         return self._watch[readable[0]] if readable else ""
 
     def _watch_tree(self) -> str:
-        """Until a signal (empty) or the end of admin or supervisor (the cause)."""
+        """Until a signal (empty), or the end of admin or supervisor, or the latter's hanging (the cause)."""
+        from .hangs import Hangs
+
         poll = select.poll()
         for descriptor in (*self._watch, self._wake_in, *self._ties()):
             poll.register(descriptor, select.POLLIN)
@@ -304,19 +306,24 @@ class Command:
         if reader is not None:
             # No event is asked for; an error is told all the same, once nobody can read any more.
             poll.register(reader, 0)
-        while True:
-            events = poll.poll()
-            if any(descriptor == reader and event & select.POLLERR for descriptor, event in events):
-                reader_left()
-                return ""
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._wake_in, 4096)
-            reap()
-            if self._stopped():
-                return ""
-            cause = self._ended()
-            if cause:
-                return cause
+        hung_s = self.config.node.hung_ms / 1000
+        hangs = Hangs(self.directory / "run", self._supervisor, hung_s, poll, time.monotonic())
+        try:
+            while True:
+                events = poll.poll(hangs.wait_ms(time.monotonic()))
+                if any(descriptor == reader and event & select.POLLERR for descriptor, event in events):
+                    reader_left()
+                    return ""
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake_in, 4096)
+                reap()
+                if self._stopped():
+                    return ""
+                cause = self._ended() or hangs.turn({descriptor for descriptor, _ in events}, time.monotonic())
+                if cause:
+                    return cause
+        finally:
+            hangs.close()
 
     # Stopping
 

@@ -9,6 +9,7 @@ runs.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections import deque
@@ -25,6 +26,8 @@ from .stream import Frame, FrameError
 log: logging.Logger = logging.getLogger(__name__)
 
 NAME = "supervisor"
+# Where the command asks the Supervisor whether its loop turns.
+LIFE = "life"
 # What Node may leave unread before it loses the lane.
 UNREAD_MAX = 8 * 1024 * 1024
 FRAME_MAX = 1024 * 1024
@@ -149,6 +152,51 @@ class NodeEnd:
             self._lane.close()
         self._lane, self._greeted, self._in = None, False, b""
         self._out.clear()
+
+
+class Life:
+    """Where the Supervisor gives the command a sign of life: every byte that comes is sent back.
+
+    Beside the lane of Node, because a Node that hangs must not make its Supervisor look as if it did.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.setblocking(False)
+        bind_path(self._listener, socket_path(run_dir, LIFE), backlog=8)
+        self._asking: socket.socket | None = None
+
+    @property
+    def descriptors(self) -> list[int]:
+        """The listener's, and the connection's while there is one."""
+        return [one.fileno() for one in (self._listener, self._asking) if one is not None]
+
+    def answer(self) -> None:
+        """Take what came, and answer it; there is one command, and its newest connection counts."""
+        with contextlib.suppress(BlockingIOError, InterruptedError, ConnectionAbortedError):
+            asking, _ = self._listener.accept()
+            self._leave()
+            if same_user(asking):
+                asking.setblocking(False)
+                self._asking = asking
+            else:
+                asking.close()
+        if self._asking is not None:
+            try:
+                data = self._asking.recv(64)
+                if data:
+                    self._asking.send(data)
+                else:
+                    self._leave()
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError:
+                self._leave()
+
+    def _leave(self) -> None:
+        if self._asking is not None:
+            self._asking.close()
+        self._asking = None
 
 
 class SupervisorEnd:

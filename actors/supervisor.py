@@ -35,7 +35,7 @@ from .restarts import Policy, Restarts
 from .runtime import EXIT_CONFIG, EXIT_CRASH, FAILURE, ActorBase, ActorSpec
 from .spare import KIND as SPARE
 from .spare import Spare
-from .supervising import NodeEnd
+from .supervising import Life, NodeEnd
 from .thespian_traps import inherited, newest_child, own_logging, restore_fault_signals
 from .thespian_types import Actor
 
@@ -132,6 +132,7 @@ class Supervisor(Actor):
             incarnation=self._spec.incarnation,
         )
         self._node_end = NodeEnd(self._spec.run_dir, hello)
+        self._life = Life(self._spec.run_dir)
         self._flushing = False
         signal.signal(signal.SIGTERM, self._on_sigterm)
         self._thespian_sigchld = signal.getsignal(signal.SIGCHLD)
@@ -156,6 +157,7 @@ class Supervisor(Actor):
                     self._stop()
                 for asked in self._node_end.receive():
                     self._hear(asked)
+                self._life.answer()
             elif isinstance(message, WakeupMessage):
                 self._flushing = False
                 self._node_end.flush()
@@ -173,7 +175,8 @@ class Supervisor(Actor):
         except BaseException as error:
             log.critical("supervisor ends error=%s", error, exc_info=error)
             os._exit(EXIT_CRASH)
-        return ThespianWatch([self._wake, self._exits, self._awake, *self._node_end.descriptors])
+        watched = [*self._node_end.descriptors, *self._life.descriptors]
+        return ThespianWatch([self._wake, self._exits, self._awake, *watched])
 
     def _on_sigterm(self, *_: Any) -> None:
         os.eventfd_write(self._wake, 1)

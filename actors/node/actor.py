@@ -364,6 +364,8 @@ class NodeShell(Shell):
                 self._draining[number] = (lane, request)
                 log.info("draining")
                 self._step(DrainAsked(request=number, timeout_s=message.timeout_ms / 1000))
+            case m.Ping():
+                lane.reply(request, m.Pong())
             case m.AwaitReady():
                 self._awaiting.append((lane, request, message.nodes))
                 self._answer_ready()

@@ -144,7 +144,8 @@ class Cluster(Running):
         _until(lambda: not any(map(_lives, tree)), WITHIN_S, lambda: f"the end of node {target}")
 
     def pause(self, target: int | Actor) -> None:
-        """Stops a node, or one actor, as it stands (SIGSTOP), until ``resume``. Its connections stay open."""
+        """Stops a node, or one actor, as it stands (SIGSTOP), until ``resume``. Its connections stay open. An actor
+        that hangs alone is killed and replaced by its host, most kinds after a second."""
         self._touched = True
         if isinstance(target, Actor):
             self._stop(target.pid, target.node)
