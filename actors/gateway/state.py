@@ -129,7 +129,8 @@ class Gateway:
             # It may be gone again by the time that this goes on.
             if not await self.wait_until(lambda: self._controller is not None, max(0.0, deadline - self.loop.time())):
                 raise RequestTimedOutError("the controller cannot be reached")
-        return await lane.request(message, timeout_s=max(0.05, deadline - self.loop.time()))
+        # The answer may take its time (a commit, a reassignment's end), but a Controller that lives answers pings.
+        return await self.suspicion.request(lane, message, timeout_s=max(0.05, deadline - self.loop.time()))
 
     def running(self, topic_id: str, partition: int) -> bool:
         """Whether this host's leader of the partition can be asked now."""

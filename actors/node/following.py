@@ -11,7 +11,8 @@ from pathlib import Path
 from .. import messages as m
 from ..lanes import Lane, LaneClosed, LaneError, LaneTimeout, OnReply, RefusedError, dial, socket_path
 from ..stream import Frame
-from .events import AnyEvent, Beat, BeatAnswered, BeatFailed, DownFailed, GrantFailed, Stale
+from ..suspicion import Suspicion
+from .events import AnyEvent, Beat, BeatAnswered, BeatFailed, DownFailed, GrantFailed, Stale, Suspected
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -49,6 +50,9 @@ class Following:
         self._goes_back = goes_back
         self._registration = registration
         self._lane: Lane | None = None
+        # Heartbeats alone see to it that a Controller that hangs is found soon. One that waits for a quorum answers
+        # none of these requests either, but its loop turns, and it answers the ping.
+        self._suspicion = Suspicion(loop, self._suspect)
         self._relays = 0
         self._gone = asyncio.Event()
         self._task = loop.create_task(self._keep())
@@ -56,6 +60,7 @@ class Following:
     def close(self) -> None:
         """Follow no more."""
         self._task.cancel()
+        self._suspicion.close()
         if self._lane is not None:
             self._lane.close()
 
@@ -74,7 +79,8 @@ class Following:
             if not lane.closed:
                 self._lane = lane
                 # By callback: what is committed next must not overtake this answer.
-                lane.call(m.Subscribe(from_offset=self._applied()), on_reply=self._on_subscribed, timeout_s=SUBSCRIBE_S)
+                subscribe = m.Subscribe(from_offset=self._applied())
+                self._suspicion.call(lane, subscribe, on_reply=self._on_subscribed, timeout_s=SUBSCRIBE_S)
                 self.register()
                 await self._gone.wait()
             await asyncio.sleep(FIRST_RETRY_S)
@@ -105,7 +111,7 @@ class Following:
     def register(self) -> None:
         """Register (again); without a lane this happens as soon as there is one."""
         if self._lane is not None:
-            self._lane.call(self._registration(), on_reply=self._on_registered, timeout_s=REQUEST_S)
+            self.call(self._registration(), self._on_registered, REQUEST_S)
 
     def _on_registered(self, reply: m.AnyMessage | LaneError) -> None:
         if isinstance(reply, m.NodeRegistered):
@@ -124,7 +130,11 @@ class Following:
         if self._lane is None:
             self._loop.call_soon(on_reply, LaneClosed("there is no lane to the controller"))
         else:
-            self._lane.call(message, on_reply=on_reply, timeout_s=timeout_s)
+            self._suspicion.call(self._lane, message, on_reply=on_reply, timeout_s=timeout_s)
+
+    def _suspect(self, message: m.Message) -> None:
+        if isinstance(message, m.Suspect):
+            self._step(Suspected(actor=message.actor, incarnation=message.incarnation))
 
     def _on_granted(self, reply: m.AnyMessage | LaneError) -> None:
         if isinstance(reply, m.EpochsGranted):

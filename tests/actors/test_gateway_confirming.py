@@ -27,7 +27,7 @@ class Controller:
         self.asked = 0
         self.quorum: m.QuorumDescribed | None = None
 
-    async def request(self, message: m.Message, *, timeout_s: float) -> m.Message:
+    async def request(self, message: m.Message, payload: object = (), *, timeout_s: float) -> m.Message:
         self.asked += 1
         if self.quorum is None:
             await asyncio.sleep(min(timeout_s, 0.05))  # nothing may happen

@@ -106,7 +106,7 @@ class Silent:
 
     closed = False
 
-    async def request(self, message: object, *, timeout_s: float) -> object:
+    async def request(self, message: object, payload: object = (), *, timeout_s: float) -> object:
         return Refused(code=0, reason="reached")
 
 
