@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import TypeVar
 
 import msgspec
 
 from logeion.log.config import TOPIC_CONFIGS
 
 METADATA_VERSION = "metadata.version"
+# The topic configs that name its throttled replicas (KIP-73).
+THROTTLED = frozenset(("leader.replication.throttled.replicas", "follower.replication.throttled.replicas"))
+
+T = TypeVar("T")
 
 
 class MetadataEntry(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True, gc=False):
@@ -164,6 +169,8 @@ class MetadataImage:
         self.shutting_down: set[int] = set()
         self.features: dict[str, int] = {}
         self.topics: dict[str, Topic] = {}
+        # The names of those with throttled replicas: mostly none, and then nothing is counted.
+        self.throttled: set[str] = set()
         self.next_producer_id: int = 0
         self.defaults: dict[str, str] = dict(defaults)
         self._ids: dict[str, str] = {}
@@ -211,6 +218,7 @@ class MetadataImage:
                 if gone is not None and self._ids.get(gone.name) == gone.topic_id:
                     del self._ids[gone.name]
                     self._configs.pop(("topic", gone.name), None)
+                    self.throttled.discard(gone.name)
             case PartitionChanged():
                 topic = self.topics.get(record.topic_id)
                 if topic is not None:
@@ -249,6 +257,8 @@ class MetadataImage:
             values[record.key] = record.value
         if not values:
             del self._configs[where]
+        if record.resource == "topic" and record.key in THROTTLED:
+            _put(self.throttled, record.name, not THROTTLED.isdisjoint(values))
         topic = self.topic(record.name) if record.resource == "topic" else None
         if topic is not None:
             topic.changed = self.version
@@ -372,8 +382,8 @@ class MetadataImage:
         return found
 
 
-def _put(nodes: set[int], node: int, present: bool) -> None:
+def _put(among: set[T], one: T, present: bool) -> None:
     if present:
-        nodes.add(node)
+        among.add(one)
     else:
-        nodes.discard(node)
+        among.discard(one)

@@ -27,6 +27,7 @@ from logeion.wire.errors import (
 
 from ..messages import AlterConfigs, ConfigChange, GrowTopic, TopicToCreate
 from ..metadata import (
+    THROTTLED,
     ConfigChanged,
     MetadataImage,
     MetadataRecord,
@@ -41,8 +42,6 @@ from .placement import place
 # Topics that only the cluster itself makes; a client that asks for one is told so.
 INTERNAL_TOPICS = frozenset(("__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata"))
 
-# What may be set on internal topics, too: how fast a reassignment copies them.
-THROTTLED = frozenset(("leader.replication.throttled.replicas", "follower.replication.throttled.replicas"))
 # The replication factor where nobody says another one and there are as many nodes.
 REPLICAS = 3
 UNCLEAN = "unclean.leader.election.enable"
@@ -174,6 +173,7 @@ def alter_configs(image: MetadataImage, request: AlterConfigs) -> list[MetadataR
     topic = image.topic(request.name)
     if topic is None:
         raise UnknownTopicOrPartitionError(f"there is no topic {request.name!r}")
+    # How fast a reassignment copies it may be set on an internal topic, too.
     throttles = not request.replace and all(change.key in THROTTLED for change in request.changes)
     if topic.internal and not throttles:
         raise InvalidTopicError(f"{topic.name} is internal: its configuration is the cluster's own")

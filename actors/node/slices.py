@@ -8,14 +8,16 @@ import msgspec
 
 from .. import messages as m
 from ..metadata import BrokerChanged, BrokerRegistered, ConfigChanged, MetadataImage, MetadataRecord, PartitionChanged
-from ..throttles import FOLLOWER_RATE, FOLLOWERS, LEADER_RATE, LEADERS, throttle_of
+from ..throttles import FOLLOWER_RATE, FOLLOWERS, LEADER_RATE, LEADERS, Shares, throttle_of
 
 Key = tuple[str, int]
 
 _THROTTLES = frozenset((LEADERS, LEADER_RATE, FOLLOWERS, FOLLOWER_RATE))
 
 
-def make_slice(image: MetadataImage, node: int, broker_epoch: int, applied: int, state: PartitionChanged) -> m.Slice:
+def make_slice(
+    image: MetadataImage, node: int, broker_epoch: int, applied: int, state: PartitionChanged, among: Shares
+) -> m.Slice:
     """The slice of one partition, as this node's actor needs it."""
     topic = image.topic_by_id(state.topic_id)
     peers = {}
@@ -39,7 +41,7 @@ def make_slice(image: MetadataImage, node: int, broker_epoch: int, applied: int,
         broker_epoch=broker_epoch,
         peers=peers,
         applied=applied,
-        throttle=0 if topic is None else throttle_of(image, topic, state, node),
+        throttle=0 if topic is None else throttle_of(image, topic, state, node, among),
         recovering=state.recovering,
     )
 

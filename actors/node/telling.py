@@ -6,6 +6,7 @@ from typing import Protocol
 
 from .. import messages as m
 from ..metadata import MetadataImage, MetadataRecord
+from ..throttles import NOBODY, Shares, shares
 from .adoption import Processes
 from .events import AnyEffect, Tell
 from .local import Local, Process
@@ -38,6 +39,10 @@ class Telling:
     def __init__(self, host: Host) -> None:
         self.host = host
         self._dirty = Dirty()
+        # Who shares the rates of throttled brokers, for which image, and as the actors were told last.
+        self._shares: Shares = NOBODY
+        self._shares_of: tuple[MetadataImage, int] | None = None
+        self._shared: Shares = NOBODY
 
     def note(self, record: MetadataRecord) -> None:
         """This record has been applied."""
@@ -61,10 +66,21 @@ class Telling:
     def slices(self) -> None:
         """Tell the actors what has changed of their partitions, all at once."""
         if self.host.caught_up and self.host.broker_epoch is not None:
+            among = self._among()
+            # One replica more or less, and each of the others has another part of the rate.
+            self._dirty.everything = self._dirty.everything or among != self._shared
+            self._shared = among
             for key in self._dirty.take(self.host.locals, self.host.image):
                 local = self.host.locals.get(key)
                 if local is not None:
                     self.slice(local)
+
+    def _among(self) -> Shares:
+        """Counted once for all slices of one image."""
+        image = self.host.image
+        if self._shares_of != (image, image.version):
+            self._shares, self._shares_of = shares(image), (image, image.version)
+        return self._shares
 
     def slice(self, local: Local) -> None:
         """Tell the actor of this one what has changed."""
@@ -79,7 +95,7 @@ class Telling:
         state = host.image.partition(*key)
         if state is None or host.broker_epoch is None:
             return None
-        return make_slice(host.image, host.node, host.broker_epoch, host.applied, state)
+        return make_slice(host.image, host.node, host.broker_epoch, host.applied, state, self._among())
 
     def _told(self, local: Local | None) -> Process | None:
         """The process that is right for this partition, if it can be told something."""

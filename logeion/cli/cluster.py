@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .common import (
-    FAILED,
     NO_CONNECTION,
     TIMEOUT,
     UNHEALTHY,
@@ -20,11 +18,12 @@ from .common import (
     print_table,
     run_client,
 )
+from .reassign import named, reassign, tell
 
 if TYPE_CHECKING:
     from logeion.client.cluster import Cluster
     from logeion.client.health import Health
-    from logeion.client.operations import Feature, Operations, PartitionState, QuorumState, Reassignment
+    from logeion.client.operations import Feature, Operations, PartitionState, QuorumState
     from logeion.client.positions import TopicPartition
     from logeion.errors import KafkaError
 
@@ -247,145 +246,18 @@ def elect(partitions: tuple[str, ...], unclean: bool, yes: bool, output: str, bo
     async def work(cluster: Cluster) -> dict[TopicPartition, KafkaError | None]:
         from logeion.client.operations import Operations
 
-        wanted = await _named(cluster, partitions) if partitions else None
+        wanted = await named(cluster, partitions) if partitions else None
         return await Operations(cluster).elect(wanted, unclean=unclean)
 
     results = run_client(bootstrap, timeout_s, work)
-    _tell({where: error for where, error in results.items() if not _needless(error)}, "elected", output)
+    tell({where: error for where, error in results.items() if not _needless(error)}, "elected", output)
 
 
 def _needless(error: KafkaError | None) -> bool:
     return error is not None and error.name == "ELECTION_NOT_NEEDED"
 
 
-@cluster.command()
-@click.argument("partitions", nargs=-1, metavar="[TOPIC[:PARTITION]]…")
-@click.option("--to", "nodes", metavar="NODE,…", help="The replicas' nodes, the preferred leader first.")
-@click.option("--cancel", is_flag=True, help="Stay where they were.")
-@click.option("--wait", is_flag=True, help="Until the moves are done, for as long as --timeout allows.")
-@output_option
-@connection_options
-def reassign(
-    partitions: tuple[str, ...],
-    nodes: str | None,
-    cancel: bool,
-    wait: bool,
-    output: str,
-    bootstrap: str,
-    timeout_s: float,
-) -> None:
-    """Move partitions to other nodes; without --to and --cancel, show what is being moved."""
-    if nodes is None and not cancel:
-        if partitions:
-            raise click.UsageError("say where to: --to NODE,…, or --cancel")
-        _show_moves(run_client(bootstrap, timeout_s, _moves), output)
-        return
-    if nodes is not None and cancel:
-        raise click.UsageError("--to and --cancel exclude each other")
-    if not partitions:
-        raise click.UsageError("name the partitions: TOPIC or TOPIC:PARTITION")
-    target = None if nodes is None else _node_list(nodes)
-
-    async def work(cluster: Cluster) -> dict[TopicPartition, KafkaError | None]:
-        from logeion.client.operations import Operations
-
-        operations = Operations(cluster)
-        wanted = await _named(cluster, partitions)
-        results = await operations.reassign(dict.fromkeys(wanted, target))
-        until = time.monotonic() + timeout_s
-        while wait and any(key in wanted for key in await _keys(operations)):
-            if time.monotonic() > until:
-                raise CliError("the moves are not done in time", "they go on; see `logeion cluster reassign`", TIMEOUT)
-            await asyncio.sleep(LOOK_S)
-        return results
-
-    _tell(run_client(bootstrap, timeout_s, work), "cancelled" if cancel else "moved" if wait else "moving", output)
-
-
-async def _keys(operations: Operations) -> list[tuple[str, int]]:
-    return [(one.topic, one.partition) for one in await operations.reassignments()]
-
-
-def _node_list(text: str) -> list[int]:
-    items = [item.strip() for item in text.split(",")]
-    if not all(item.isascii() and item.isdigit() for item in items):
-        raise click.UsageError(f"--to {text!r}: write node numbers, separated by commas")
-    return [int(item) for item in items]
-
-
-async def _moves(cluster: Cluster) -> list[Reassignment]:
-    from logeion.client.operations import Operations
-
-    return await Operations(cluster).reassignments()
-
-
-def _show_moves(moves: list[Reassignment], output: str) -> None:
-    if output == "json":
-        print_json(
-            [
-                {
-                    "topic": one.topic,
-                    "partition": one.partition,
-                    "replicas": list(one.replicas),
-                    "adding": list(one.adding),
-                    "removing": list(one.removing),
-                }
-                for one in moves
-            ]
-        )
-        return
-    print_table(
-        ["topic", "partition", "replicas", "adding", "removing"],
-        [
-            (
-                one.topic,
-                one.partition,
-                *(",".join(map(str, nodes)) for nodes in (one.replicas, one.adding, one.removing)),
-            )
-            for one in moves
-        ],
-    )
-
-
-async def _named(cluster: Cluster, names: tuple[str, ...]) -> list[TopicPartition]:
-    """Partitions from TOPIC or TOPIC:PARTITION; a topic alone is all of its partitions."""
-    from logeion.client.positions import TopicPartition
-
-    found: list[TopicPartition] = []
-    for name in names:
-        topic, colon, number = name.partition(":")
-        if colon and not (number.isascii() and number.isdigit()):
-            raise CliError(f"{name!r} is no TOPIC:PARTITION", "the partition is a number", 2)
-        info = await cluster.topic(topic, fresh=True)
-        indexes = [int(number)] if colon else [one.index for one in info.partitions]
-        found += [TopicPartition(topic, index) for index in indexes]
-    return found
-
-
-def _tell(results: dict[TopicPartition, KafkaError | None], done: str, output: str) -> None:
-    """One line a partition; fails if one of them failed."""
-    if output == "json":
-        print_json(
-            [
-                {
-                    "topic": where.topic,
-                    "partition": where.partition,
-                    "error": None if error is None else error.name,
-                    "reason": None if error is None else str(error),
-                }
-                for where, error in sorted(results.items())
-            ]
-        )
-    else:
-        for where, error in sorted(results.items()):
-            if error is None:
-                click.echo(f"{done} {where.topic}-{where.partition}")
-        if not results:
-            click.echo("nothing to do")
-    failed = [(where, error) for where, error in sorted(results.items()) if error is not None]
-    if failed:
-        told = "; ".join(f"{where.topic}-{where.partition}: {error}" for where, error in failed)
-        raise CliError(told, failed[0][1].hint, FAILED)
+cluster.add_command(reassign)
 
 
 @cluster.command()

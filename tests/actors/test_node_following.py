@@ -37,7 +37,7 @@ def test_a_controller_that_leaves_heartbeats_unanswered_is_suspected(
                 elif isinstance(message, m.Heartbeat):
                     beaten.append(request)
                     if answers:
-                        lane.reply(request, m.HeartbeatAnswered())
+                        lane.reply(request, m.HeartbeatAnswered(fenced=False))
 
             lane.on_message = on_message
 

@@ -251,6 +251,29 @@ def test_what_changes_nothing_for_a_partition_is_not_told(host: Host) -> None:
     assert not host.tells
 
 
+def test_replicas_that_catch_up_share_the_rate_of_their_broker_and_are_told_their_new_part(host: Host) -> None:
+    orders(host, [2, 1], partitions=4)
+    for partition in range(4):
+        host.change("orders", partition, isr=[2])
+    for resource, name, key, value in (
+        ("topic", "orders", "follower.replication.throttled.replicas", "*"),
+        ("broker", "1", "follower.replication.throttled.rate", "1000"),
+    ):
+        change = m.ConfigChange(key=key, operation="set", value=value)
+        host.ask(m.AlterConfigs(resource=resource, name=name, changes=[change]))
+    host.settle()
+
+    def told() -> dict[int, int]:
+        return {one.message.partition: one.message.throttle for one in host.tells if isinstance(one.message, m.Slice)}
+
+    assert told() == dict.fromkeys(range(4), 250)
+    host.tells.clear()
+    for partition in (0, 1):
+        host.change("orders", partition, isr=[2, 1])
+    host.settle()
+    assert told() == {0: 0, 1: 0, 2: 500, 3: 500}
+
+
 def test_a_new_registration_is_told_to_all(host: Host) -> None:
     orders(host, [2, 1])
     host.tells.clear()

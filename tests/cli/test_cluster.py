@@ -87,6 +87,26 @@ def test_a_move_to_nodes_that_are_not_there_is_refused(bootstrap: str) -> None:
         assert logeion(bootstrap, "cluster", "reassign", *wrong).returncode == 2
 
 
+def test_a_throttle_is_lifted_at_the_end_of_the_move_or_by_a_command(bootstrap: str) -> None:
+    def throttled() -> list[str]:
+        configs = as_json(bootstrap, "topic", "config", "orders")
+        return [one["name"] for one in configs if "throttled" in one["name"] and one["value"]]
+
+    move = ["cluster", "reassign", "orders", "--to", "1", "--throttle", "10MB/s"]
+    assert logeion(bootstrap, *move).returncode == 0
+    assert throttled() == ["leader.replication.throttled.replicas"]
+    assert logeion(bootstrap, "cluster", "reassign", "--unthrottle").stdout == "no replica is throttled any more\n"
+    assert throttled() == []
+    assert logeion(bootstrap, *move, "--wait").returncode == 0
+    assert throttled() == []
+    for wrong in (
+        ["orders", "--throttle", "1MB/s"],
+        ["orders", "--to", "1", "--throttle", "fast"],
+        ["orders", "--unthrottle"],
+    ):
+        assert logeion(bootstrap, "cluster", "reassign", *wrong).returncode == 2
+
+
 def test_a_topic_shows_who_is_in_sync(bootstrap: str) -> None:
     described = as_json(bootstrap, "topic", "describe", "orders")
     assert described["min_in_sync"] == 1
