@@ -15,6 +15,7 @@ import msgspec
 from logeion.log.config import TOPIC_CONFIGS
 
 METADATA_VERSION = "metadata.version"
+QUORUM, ADDRESS = "quorum", "address"
 # The topic configs that name its throttled replicas (KIP-73).
 THROTTLED = frozenset(("leader.replication.throttled.replicas", "follower.replication.throttled.replicas"))
 
@@ -110,7 +111,11 @@ class PartitionChanged(MetadataEntry, frozen=True, kw_only=True):
 
 
 class ConfigChanged(MetadataEntry, frozen=True, kw_only=True):
-    """One key of a resource (``topic`` by name, ``broker`` by id or "" for all); no value: back to the default."""
+    """One key of a resource (``topic`` by name, ``broker`` by id or "" for all); no value: back to the default.
+
+    ``quorum`` is no resource of clients: by a voter's id its ``address``, HOST:PORT. A release that does not know it
+    keeps it and does nothing with it, so it needs no level of metadata.version.
+    """
 
     resource: str
     name: str
@@ -171,6 +176,8 @@ class MetadataImage:
         self.topics: dict[str, Topic] = {}
         # The names of those with throttled replicas: mostly none, and then nothing is counted.
         self.throttled: set[str] = set()
+        # The voters of the metadata quorum and their cluster ports, once that set has been changed for the first time.
+        self.voters: dict[int, tuple[str, int]] = {}
         self.next_producer_id: int = 0
         self.defaults: dict[str, str] = dict(defaults)
         self._ids: dict[str, str] = {}
@@ -259,6 +266,12 @@ class MetadataImage:
             del self._configs[where]
         if record.resource == "topic" and record.key in THROTTLED:
             _put(self.throttled, record.name, not THROTTLED.isdisjoint(values))
+        if record.resource == QUORUM:
+            host, _, port = values.get(ADDRESS, "").rpartition(":")
+            if host and port.isdigit():
+                self.voters[int(record.name)] = (host, int(port))
+            else:
+                self.voters.pop(int(record.name), None)
         topic = self.topic(record.name) if record.resource == "topic" else None
         if topic is not None:
             topic.changed = self.version

@@ -26,7 +26,7 @@ from ..messages import (
 from ..metadata import MetadataImage
 from ..runtime import ActorBase, Shell
 from ..stream import Frame
-from . import machine
+from . import machine, voters
 from .entries import pack_records, pack_snapshot
 from .events import Acts, Ask, Asks, Compacted, Event, HostSeen, Learned, NotRelayed, Question, Relay, Relayed
 from .machine import ControllerMachine
@@ -67,6 +67,8 @@ class ControllerShell(Shell):
         """Recover what this voter stored, take part in the quorum, listen."""
         spec, config = self.spec, self.config
         self.voters: dict[int, tuple[str, int]] = config.voters() or {spec.node: ("", 0)}
+        # Who voted when this node read the metadata log last.
+        self._known: voters.Addresses = voters.load(Path(spec.data_dir)) if config.cluster.voters else {}
         self.storage: VoterStorage | None = None
         self._events: deque[Event] = deque()
         self._asks: list[Ask] = []
@@ -88,7 +90,7 @@ class ControllerShell(Shell):
         self.observing: Observing = Observing(
             self.loop,
             dial,
-            lambda: [address for node in self.voters if node != spec.node for address in self._addresses(node)],
+            self._voter_addresses,
             lambda: self.member.applied,
             lambda committed: self._post(Learned(committed)),
         )
@@ -160,13 +162,24 @@ class ControllerShell(Shell):
 
     def _addresses(self, node: int) -> list[tuple[str, int]]:
         """Where this node's cluster port may be: configured for the first voters, registered by the others."""
-        found = []
-        if node in self.voters and self.voters[node][1]:
-            found.append(self.voters[node])
+        found = [known[node] for known in (self.voters, self._known) if node in known and known[node][1]]
         broker = self.member.image.brokers.get(node)
         if broker is not None and broker.cluster_port:
             found.append((broker.cluster_host, broker.cluster_port))
         return list(dict.fromkeys(found))
+
+    def _voter_addresses(self) -> list[tuple[str, int]]:
+        """Whom a node without a vote may follow: who votes as far as it knows, then who did at first."""
+        nodes = dict.fromkeys((*self._known, *self.voters))
+        return [address for node in nodes if node != self.spec.node for address in self._addresses(node)]
+
+    def _keep_voters(self) -> None:
+        """The metadata log says who votes: for the next start, which may find none of ``cluster.voters``."""
+        found = self.member.image.voters
+        if found and found != self._known:
+            self._known = dict(found)
+            voters.save(Path(self.spec.data_dir), self._known)
+            log.info("the voters of the metadata quorum are %s", list(self._known))
 
     # The disk --------------------------------------------------------------------------------------------------------
 
@@ -297,6 +310,8 @@ class ControllerShell(Shell):
         self.subscribers.leads(self.member.leader)
         for commit in acts.publish:
             self.subscribers.committed(commit)
+        if acts.publish:
+            self._keep_voters()
         for answer in acts.answers:
             self._answer(answer.ticket, answer.message)
         for relay in acts.relays:

@@ -7,7 +7,7 @@ already: at a start, or at a voter that follows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple, assert_never, get_args
 
@@ -63,7 +63,7 @@ from ..metadata import (
     ProducerIdsReserved,
     TopicCreated,
 )
-from . import brokers, elections, features, isr, reassigning, topics
+from . import brokers, elections, features, isr, reassigning, topics, voters
 from .sessions import Sessions
 
 Request = (
@@ -176,6 +176,10 @@ class ControllerMachine:
             again = len(moved) == REBALANCED_AT_ONCE
             self._rebalance_at = now + (REBALANCE_AGAIN_S if again else self.settings.rebalance_s)
         return records
+
+    def know_voters(self, committed: Sequence[int]) -> list[MetadataRecord]:
+        """Write down for all nodes who votes by now, and where."""
+        return self._apply(voters.changes(self.image, committed))
 
     def handle(self, request: Request, now: float) -> Decision:
         """Never raises a ``KafkaError``: it becomes a ``Refused``, with nothing to commit."""

@@ -29,12 +29,12 @@ from ..messages import (
     Committed,
     DescribeQuorum,
     Message,
-    QuorumDescribed,
     Recorded,
     Refused,
-    VoterState,
 )
 from ..metadata import MetadataImage, MetadataRecord
+from . import voters
+from .describing import described
 from .entries import Commit, read_records, unpack_records
 from .events import (
     Acts,
@@ -168,7 +168,7 @@ class Member:
         if self.raft is not None:
             due = LONG_AGO if self._may_activate() else self.raft.deadline
         if self._machine is not None:
-            if self._waiting and self._has_room():
+            if (self._waiting or self._unknown_voters()) and self._has_room():
                 return LONG_AGO
             due = min(due, self._machine.deadline(self._now))
         elif self._waiting:
@@ -308,7 +308,8 @@ class Member:
                 acts.answers.append(Answer(pending.ticket, pending.answer))
             self._answer_change(raft, acts)
             if self._reads and raft.lease_until(now) > now:
-                acts.answers += [Answer(read.ask.ticket, self._described(raft, now)) for read in self._reads]
+                told = described(raft, self.image.brokers, self._machine.followed, now)
+                acts.answers += [Answer(read.ask.ticket, told) for read in self._reads]
                 self._reads.clear()
             return
         leader = self.leader
@@ -376,6 +377,14 @@ class Member:
         self._reads.clear()
         self._machine = None
 
+    def _unknown_voters(self) -> bool:
+        """Whether the metadata log does not say yet who votes. Of the first voters it need not: their nodes are those
+        of ``cluster.voters``."""
+        raft, machine = self.raft, self._machine
+        if raft is None or machine is None or not (0 < raft.log.voters_end <= raft.committed or machine.image.voters):
+            return False
+        return raft.committed >= raft.log.voters_end and bool(voters.changes(machine.image, raft.log.voters))
+
     def _has_room(self) -> bool:
         raft = self.raft
         if raft is None:
@@ -390,6 +399,11 @@ class Member:
         if not self._has_room():
             return
         machine.next_offset = end = raft.log.end
+        if self._unknown_voters():
+            # Before anything else is decided: whoever follows a voter must know the others when that one is removed.
+            told = machine.know_voters(raft.log.voters)
+            self._run(Propose([Proposal(len(told), self._around.pack(told))]), now, acts)
+            return
         proposals: list[Proposal] = []
         while self._waiting and len(proposals) < DECIDED_AT_ONCE - 1:
             waiting = self._waiting[0]
@@ -464,30 +478,6 @@ class Member:
         if answer is not None:
             acts.answers.append(Answer(change.ticket, answer))
             self._change = None
-
-    def _described(self, raft: Raft, now: float) -> QuorumDescribed:
-        assert isinstance(raft.role, Leader)
-        voters = []
-        for voter in raft.log.voters:
-            progress = raft.role.progress.get(voter)
-            if progress is None:
-                voters.append(VoterState(voter=voter, end=raft.log.end, contact_ms=0))
-                continue
-            silent = -1 if progress.contact == LONG_AGO else int((now - progress.contact) * 1000)
-            voters.append(VoterState(voter=voter, end=progress.match, contact_ms=silent))
-        return QuorumDescribed(
-            leader=self.me,
-            term=raft.term,
-            committed=raft.committed,
-            voters=voters,
-            observers=[self._observer(node, now) for node in self.image.brokers if node not in raft.log.voters],
-        )
-
-    def _observer(self, node: int, now: float) -> VoterState:
-        """It follows some voter, but its heartbeats tell how far it has come."""
-        assert self._machine is not None
-        end, at = self._machine.followed.get(node, (-1, LONG_AGO))
-        return VoterState(voter=node, end=end, contact_ms=-1 if at == LONG_AGO else int((now - at) * 1000))
 
     # Snapshots -------------------------------------------------------------------------------------------------------
 

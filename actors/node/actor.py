@@ -121,7 +121,7 @@ class NodeShell(Shell):
             secret = load_secret(self.config)
             sockets = bind([self.config.cluster.bind], self.config.cluster.port)
             self._hosts = HostPort(self.loop, sockets, spec.run_dir, secret)
-            self._detours = Detours(self.loop, voters, secret)
+            self._detours = Detours(self.loop, lambda: {**voters, **self.machine.image.voters}, secret)
         self._following = Following(
             self.loop,
             spec.run_dir,

@@ -6,7 +6,7 @@ the next goes to another voter's. The way that worked is kept, but this host's o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from .. import messages as m
 from .events import AnyEffect, Beat, Drained
@@ -20,12 +20,14 @@ DETOUR_S = 5.0
 
 
 class Beats:
-    """``voters`` are the other nodes whose Controllers may be asked. Nothing is sent before ``start``."""
+    """``voters`` are the other nodes whose Controllers may be asked, until the metadata log knows of others. Nothing is
+    sent before ``start``."""
 
     def __init__(self, node: int, interval_s: float, voters: Sequence[int], emit: Callable[[AnyEffect], None]) -> None:
         self.node = node
         self.interval_s = interval_s
-        self.voters: list[int] = [voter for voter in voters if voter != node]
+        self._configured = list(voters)
+        self.voters: list[int] = []
         self.stopping: bool = False
         self.due: float | None = None
         self._emit = emit
@@ -36,6 +38,14 @@ class Beats:
         self._route = 0
         self._home_at = 0.0
         self._drains: dict[int, float] = {}
+        self.know(())
+
+    def know(self, voters: Iterable[int]) -> None:
+        """Who votes as the metadata log says, if it does: the first to be asked, then those of the configuration."""
+        known = dict.fromkeys((*sorted(voters), *self._configured))
+        known.pop(self.node, None)
+        if self.voters != list(known):
+            self.voters, self._route = list(known), 0
 
     def start(self, now: float) -> None:
         """The node is registered (again)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from .. import messages as m
 from ..hosts import dial_host
@@ -18,11 +18,13 @@ REQUEST_S = 2.0
 
 
 class Detours:
-    """``voters`` maps the nodes of the metadata quorum to their cluster ports."""
+    """``addresses`` maps the nodes of the metadata quorum to their cluster ports, as they are known now."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, voters: Mapping[int, tuple[str, int]], secret: bytes) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, addresses: Callable[[], Mapping[int, tuple[str, int]]], secret: bytes
+    ) -> None:
         self._loop = loop
-        self._voters = voters
+        self._addresses = addresses
         self._secret = secret
         self._lanes: dict[int, Lane] = {}
         self._idle: dict[int, asyncio.TimerHandle] = {}
@@ -39,17 +41,17 @@ class Detours:
 
     def call(self, voter: int, message: m.Message, on_reply: OnReply) -> None:
         """Ask that node's Controller. A lane is made if there is none; while one is being made, the answer is no."""
-        lane = self._lanes.get(voter)
+        lane, address = self._lanes.get(voter), self._addresses().get(voter)
         if lane is not None and not lane.closed:
             self._stay(voter)
             lane.call(message, on_reply=on_reply, timeout_s=REQUEST_S)
-        elif voter in self._tasks or voter not in self._voters:
+        elif voter in self._tasks or address is None:
             self._loop.call_soon(on_reply, LaneClosed(f"there is no lane to the controller of node {voter}"))
         else:
-            self._tasks[voter] = self._loop.create_task(self._dial(voter, message, on_reply))
+            self._tasks[voter] = self._loop.create_task(self._dial(voter, address, message, on_reply))
 
-    async def _dial(self, voter: int, message: m.Message, on_reply: OnReply) -> None:
-        host, port = self._voters[voter]
+    async def _dial(self, voter: int, address: tuple[str, int], message: m.Message, on_reply: OnReply) -> None:
+        host, port = address
         try:
             lane = await dial_host(
                 self._loop, host, port, "controller", secret=self._secret, on_message=None, on_closed=self._on_closed

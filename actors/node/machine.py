@@ -306,6 +306,7 @@ class NodeMachine:
                 if at >= self.applied:
                     self._apply(at, record, touched)
         self.applied = max(self.applied, event.next_offset)
+        self.beats.know(self.image.voters)
         for key in touched:
             local = self.locals.get(key)
             if local is not None:

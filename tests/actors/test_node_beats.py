@@ -51,6 +51,14 @@ def test_one_is_sent_an_interval_and_one_is_outstanding() -> None:
     assert len(sender.elapse(0.01)) == 1
 
 
+def test_who_votes_by_now_is_asked_before_those_of_the_configuration() -> None:
+    sender = Sender(2, 3)
+    sender.beats.know({5: ("host5", 9645), 1: ("host1", 9645), 2: ("host2", 9645)})
+    assert [beat.voter for beat in sender.elapse(4 * PATIENCE_S)] == [None, 2, 5, 3, None]
+    sender.beats.know({7: ("host7", 9645)})
+    assert [beat.voter for beat in sender.elapse(2.5 * PATIENCE_S)] == [7, 2]
+
+
 def test_unanswered_they_go_by_another_voter_and_come_home_later() -> None:
     sender = Sender(1, 2, 3)
     ways = [beat.voter for beat in sender.elapse(3 * PATIENCE_S)]

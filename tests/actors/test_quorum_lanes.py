@@ -414,6 +414,35 @@ def test_a_voter_is_added_and_another_removed(tmp_path: Path, monkeypatch: pytes
     run(test)
 
 
+def test_who_observes_finds_the_voters_of_today_when_none_of_the_configured_ones_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with quorum(tmp_path, monkeypatch, voters=1, hosts=3) as world:
+            first, second, observer = world.hosts.values()
+            followers = {node: await host.follow() for node, host in world.hosts.items()}
+            for node, follower in followers.items():
+                await world.hosts[node].register(follower)
+            assert followers[3].image.voters == {}, "those of the configuration need no word"
+            assert isinstance(await followers[1].ask(m.ChangeVoters(add=2)), m.Recorded)
+            await until(lambda: second.shell is not None and second.shell.member.votes)
+            assert isinstance(await followers[1].ask(m.ChangeVoters(remove=1)), m.Recorded)
+            # The next request makes whoever leads by now look.
+            await ids_in_the_end(followers[2])
+            await until(lambda: followers[3].image.voters == {2: second.address}, what="told")
+            assert first.port is not None
+            first.kill()
+            first.port.close()
+            first.socket.close()
+            observer.kill()
+            await observer.start()
+            again = await observer.follow()
+            given = await ids_in_the_end(again)
+            await until(lambda: again.image.next_producer_id == given + 1000)
+
+    run(test)
+
+
 def test_what_arrives_together_is_one_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         async with quorum(tmp_path, monkeypatch) as world:
