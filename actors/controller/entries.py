@@ -8,14 +8,15 @@ control batch of one record, typed as in Kafka: a term's first entry, and a set 
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import msgspec
 
 from logeion.wire.batch import MAGIC_AT, BatchHeader, iter_headers, verify_crc
-from logeion.wire.errors import CorruptMessageError
+from logeion.wire.errors import ConfigError, CorruptMessageError
 from logeion.wire.records import Record, batch_records, build_batch
 
 from ..metadata import MetadataRecord
@@ -32,6 +33,20 @@ BYTES_MAX = 2**31 - 1
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[MetadataRecord] = msgspec.msgpack.Decoder(MetadataRecord)
 _voters: msgspec.msgpack.Decoder[tuple[VoterId, ...]] = msgspec.msgpack.Decoder(tuple[VoterId, ...])
+
+
+# The names of the records that this release knows.
+_KNOWN = frozenset(kind.__name__ for kind in get_args(MetadataRecord))
+
+
+class UnknownRecordError(ConfigError):
+    """The metadata log has a kind of record that this release does not know: starting it again is no help."""
+
+
+class _Tagged(msgspec.Struct):
+    """Any record, as far as its kind goes."""
+
+    type: str
 
 
 class Commit(NamedTuple):
@@ -52,7 +67,7 @@ def pack_records(records: Sequence[MetadataRecord], now_ms: int) -> bytes:
 
 
 def unpack_records(data: bytes) -> list[MetadataRecord]:
-    """The records of an ``Entry.data``. Raises ``CorruptMessageError``, also for a record unknown to this release."""
+    """The records of an ``Entry.data``. Raises ``CorruptMessageError``, ``UnknownRecordError``."""
     return read_records(_stamped(0, 0, data)) if data else []
 
 
@@ -107,20 +122,28 @@ def from_file(content: bytes) -> tuple[tuple[VoterId, ...] | None, bytes]:
 
 
 def read_records(view: bytes) -> list[MetadataRecord]:
-    """The metadata records of whole batches. Raises ``CorruptMessageError``."""
+    """The metadata records of whole batches. Raises ``CorruptMessageError``, ``UnknownRecordError``."""
     found: list[MetadataRecord] = []
     for at, header in iter_headers(view):
         verify_crc(view, header, at)
         batch = memoryview(view)[at : at + header.size]
-        try:
-            found += [
-                _decoder.decode(record.value or b"") for record in batch_records(batch, header, max_bytes=BYTES_MAX)
-            ]
-        except msgspec.DecodeError as error:
-            raise CorruptMessageError(
-                f"a metadata record is unknown to this release ({error}); was a newer one used here?"
-            ) from error
+        found += (_read(record) for record in batch_records(batch, header, max_bytes=BYTES_MAX))
     return found
+
+
+def _read(record: Record) -> MetadataRecord:
+    value = record.value or b""
+    try:
+        return _decoder.decode(value)
+    except msgspec.DecodeError as error:
+        with contextlib.suppress(msgspec.DecodeError):
+            kind = msgspec.msgpack.decode(value, type=_Tagged).type
+            if kind not in _KNOWN:
+                raise UnknownRecordError(
+                    f"the metadata log has a {kind} record at offset {record.offset}, which this release does not "
+                    "know: a newer one has written it, so run that one here"
+                ) from error
+        raise CorruptMessageError(f"the metadata record at offset {record.offset} cannot be read: {error}") from error
 
 
 def _as_kafka(records: Sequence[MetadataRecord], first: int, now_ms: int) -> list[Record]:
