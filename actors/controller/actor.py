@@ -399,10 +399,11 @@ class ControllerShell(Shell):
         elif (
             self.storage is None and self.member.closed is None and isinstance(message, AppendEntries | InstallSnapshot)
         ):
+            # From now on, not from when the task runs: a second message read with this one would open the disk again.
+            self.member.closed = Refused(code=NotControllerError.code, reason="this node becomes a voter just now")
             self._joining = self.loop.create_task(self._begin_to_vote(message))
 
     async def _begin_to_vote(self, message: Told) -> None:
-        self.member.closed = Refused(code=NotControllerError.code, reason="this node becomes a voter just now")
         await self._join(self._new_storage())
         self._post(message)
 
