@@ -205,6 +205,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """How many processes wait for the next actor."""
         return self.node.spares if self.node.spares >= 0 else int(bool(self.cluster.voters))
 
+    def rhythm(self) -> tuple[float, float]:
+        """Seconds between a node's heartbeats, and without one until it is fenced; both ten times as long for a node
+        that is alone, where nobody could take over and an idle processor is worth more."""
+        scale = 1000 if self.cluster.voters else 100
+        return self.controller.heartbeat_ms / scale, self.controller.session_ms / scale
+
     def voters(self) -> dict[int, tuple[str, int]]:
         """The metadata quorum: node id to host and cluster port; none for a node that is alone."""
         return dict(map(parse_voter, self.cluster.voters))

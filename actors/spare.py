@@ -21,7 +21,7 @@ from logeion.wire.records import Record, build_batch
 from .lanes import socket_path
 from .messages import Hello
 from .partition.leading import Leadership
-from .runtime import ActorBase, ActorSpec
+from .runtime import ActorBase, ActorSpec, Shell
 
 KIND = "spare"
 
@@ -56,6 +56,7 @@ def _fatal(error: StorageError) -> None:
 class Spare(ActorBase):
     """The Thespian actor; ``orders`` in its requirements is the descriptor from which it reads what it becomes."""
 
+    shell: type[Shell] = Shell
     _orders: int = -1
 
     def __init__(self, capabilities: object = None, requirements: dict[str, Any] | None = None) -> None:

@@ -132,9 +132,7 @@ class ControllerShell(Shell):
             partitions_max=config.limits.partitions,
             voters=len(self.voters),
         )
-        settings = machine.Settings(
-            session_s=config.controller.session_ms / 1000, rebalance_s=config.controller.rebalance_ms / 1000
-        )
+        settings = machine.Settings(session_s=config.rhythm()[1], rebalance_s=config.controller.rebalance_ms / 1000)
         around = Surroundings(
             machine=lambda image: ControllerMachine(defaults, lambda: uuid.uuid4().hex, image, settings),
             reachable=lambda node: bool(self._addresses(node)),

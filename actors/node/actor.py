@@ -91,7 +91,7 @@ class NodeShell(Shell):
         self.machine: NodeMachine = NodeMachine(
             spec.node,
             starts_max=self.config.node.starts or 2 * (os.cpu_count() or 1),
-            heartbeat_s=self.config.controller.heartbeat_ms / 1000,
+            heartbeat_s=self.config.rhythm()[0],
             voters=sorted(voters),
             first_incarnation=time.time_ns() // 1_000,
             image=MetadataImage(self.config.topic_defaults()),
