@@ -63,11 +63,12 @@ class Ambushes:
         host = self.world.hosts[others[0]] if len(others) == 1 else None
         if host is not None and host.up and self.world.may_lose(host, truth):
             self._awaited.discard(truth.key)
-            self.engine.after(0.0, self._empty, host.number)
+            # Before the new leader has heard of it, or when that knows what it holds.
+            self.engine.after(self.engine.random.choice((0.0, 0.2)), self._empty, host.number)
 
     def _empty(self, number: int) -> None:
         host = self.world.hosts[number]
-        if not host.up or not all(self.world.may_lose(host, truth) for truth in self.world.judge.truths.values()):
+        if not host.up or not self.world.may_lose_all(host):
             return
         self._count("emptied_member")
         self.world.note(f"host {number}: its directory is lost at an election")

@@ -47,7 +47,7 @@ class Client(Process):
         if found is None:
             self.look(RETRY_S)
             return
-        host, epoch, actor = found
+        host, epoch = found
         self._looking = True
 
         def failed() -> None:
@@ -60,7 +60,7 @@ class Client(Process):
             lane.on_closed = self._closed
             self.connected(lane)
 
-        self.world.network.dial(self, lambda: host.processes.get(actor), opened, failed, host.number)
+        self.world.network.dial(self, lambda: self.world.leading(host, self.key), opened, failed, host.number)
 
     def _closed(self, lane: Port) -> None:
         if self.lane is lane:

@@ -68,6 +68,7 @@ class Judge:
         self.history: dict[int, MetadataRecord] = {}
         self.committed = 0
         self.truths: dict[Key, Truth] = {}
+        self.deleted: list[Truth] = []
         self.replicas: dict[tuple[int, Key], Replica] = {}
         # (host, partition) that may lack what it should hold, and whether the cluster can know that by now.
         self.lost: dict[tuple[int, Key], bool] = {}
@@ -116,7 +117,7 @@ class Judge:
             before = self.image.partition(record.topic_id, record.partition)
         elif isinstance(record, TopicDeleted):
             for key in [key for key in self.truths if key[0] == record.topic_id]:
-                self.truths.pop(key)
+                self.deleted.append(self.truths.pop(key))
         self.image.apply(record)
         if isinstance(record, PartitionChanged):
             self._partition_changed(before, record)
@@ -129,6 +130,9 @@ class Judge:
         truth = self.truths.get(key)
         if truth is None:
             truth = self.truths[key] = Truth(key, f"{topic.name}-{record.partition}")
+            # Whoever had lost an earlier topic's log may still have to register anew, and leaves this ISR, too.
+            for node in sorted({node for node, old in self.budget if old not in self.truths}):
+                self.budget[node, key] = self.world.engine.time
         where = truth.directory
         if before is not None:
             if record.leader_epoch < before.leader_epoch or record.partition_epoch <= before.partition_epoch:
@@ -356,7 +360,7 @@ class Judge:
 
     def altered(self, host: int, answer: PartitionAltered) -> None:
         """A controller tells a leader its ISR: that must be committed."""
-        for truth in self.truths.values():
+        for truth in (*self.truths.values(), *self.deleted):
             if truth.isrs.get(answer.partition_epoch) == answer.isr:
                 return
         raise Violated(f"controller {host} answers {answer}, which is not committed")

@@ -89,6 +89,10 @@ def drawn(seed: int) -> Settings:
         fetch_bytes=chance.choice((16_384, 256)),
         slow_disk=chance.choice((0.002, 0.004, 0.05)),
         late_s=chance.choice((0.0, 0.0, 0.0, 1.0)),
+        # Metadata snapshots, and pieces of them: who is far behind gets one instead of the log.
+        snapshot_bytes=chance.choice((1_048_576, 1_048_576, 1_048_576, 1_500)),
+        raft_bytes=chance.choice((1_048_576, 1_048_576, 400)),
+        moves_min_isr=chance.random() < 0.15,
     )
 
 
@@ -150,8 +154,10 @@ class ClusterWorld(World):
 
     def settled(self) -> bool:
         """Everybody agrees, and nobody waits."""
+        if self.faults is not None and self.faults.recreation.busy:
+            return False
         for client in self.clients:
-            if not client.done:  # type: ignore[attr-defined]
+            if client.alive and not client.done:  # type: ignore[attr-defined]
                 return False
         return all(self._is_whole(truth) for truth in self.judge.truths.values())
 

@@ -30,6 +30,7 @@ from logeion.actors.controller.subscribers import Subscribers
 from logeion.actors.controller.topics import Defaults
 from logeion.actors.lanes import Lane
 from logeion.actors.metadata import MetadataImage
+from logeion.actors.partition.shell import EXIT_STORAGE
 from logeion.wire.errors import NotControllerError, StorageError
 from tests.sim.engine import Violated
 from tests.sim.hosts import DATA
@@ -144,7 +145,8 @@ class ControllerProcess(Process):
             stored = self.storage.open(on.number, world.voters)
         except StorageError as error:
             if not is_full(error):
-                raise
+                self._lost(error)
+                return
             self.storage.close(clean=False)
             self.storage = self._new_storage()
             self.later(FULL_AGAIN_S, self._open)
@@ -186,12 +188,17 @@ class ControllerProcess(Process):
         try:
             self.storage.carry_out(acts.raft.writes)
         except StorageError as error:
-            if not is_full(error):
-                self.failed(error)
+            if not is_full(error) or self.storage.log.failed is not None:
+                self._lost(error)
                 return
             self._full()
             return
         self._finish(acts)
+
+    def _lost(self, error: StorageError) -> None:
+        """The disk fails: the process ends, as the real one does, and its Supervisor starts another."""
+        self.world.note(f"{self.name} ends: {error}")
+        self.die(EXIT_STORAGE)
 
     def _full(self) -> None:
         """Nothing of the last step was done: go on from what the disk holds, once there is room."""
@@ -222,8 +229,10 @@ class ControllerProcess(Process):
         if snapshot is not None:
             try:
                 self.storage.store_snapshot(snapshot)
-            except StorageError:
-                pass
+            except StorageError as error:
+                if not is_full(error):
+                    self._lost(error)
+                    return
             else:
                 self._events.append(Compacted(snapshot))
         while self._events and not self._busy and self.alive:

@@ -114,7 +114,7 @@ class HostDisk:
         self.full = False
         # Grows with every change of a name, also of a durable one: whoever has looked need not look again.
         self.changes = 0
-        # Paths whose writes or syncs fail: (kind, part of the path).
+        # Paths whose reads, writes or syncs fail: (kind, part of the path).
         self.broken: set[tuple[str, str]] = set()
         self._inodes = 0
 
@@ -231,7 +231,10 @@ class ProcessFiles(Files):
         return own
 
     def pread(self, fd: int, size: int, at: int) -> bytes:
-        return bytes(self._open[fd][0].data[at : at + size])
+        inode, path = self._open[fd]
+        if self.disk.broken:
+            self._check("read", path)
+        return bytes(inode.data[at : at + size])
 
     def pwritev(self, fd: int, buffers: Sequence[Data], at: int) -> int:
         inode, path = self._open[fd]

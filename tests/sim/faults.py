@@ -11,7 +11,9 @@ from tests.sim.ambushes import Ambushes
 from tests.sim.network import Port
 from tests.sim.nodes import NodeProcess
 from tests.sim.process import Process
+from tests.sim.recreation import Recreation
 from tests.sim.replicas import Actor
+from tests.sim.world import TOPIC
 
 if TYPE_CHECKING:
     from tests.sim.cluster_judge import Truth
@@ -44,13 +46,17 @@ class Faults:
             (1, self.cut_client),
             (2, self.heal_links),
             (1, self.break_disk),
+            (1, self.break_voter),
             (1, self.fill_disk),
             (1, self.lose_storage),
             (1, self.jump_clock),
             (1, self.trim),
             (1, self.drain),
             (1, self.elect),
+            (0.3, self.recreate),
         ]
+        if world.settings.moves_min_isr:
+            kinds.append((2, self.set_min_isr))
         if world.settings.seesaw:
             kinds = [
                 (2, self.kill_leader),
@@ -70,6 +76,7 @@ class Faults:
         self.weights = [weight for weight, _ in self.kinds]
         self.lossy = chance.random() < 0.4
         self.counts: dict[str, int] = {}
+        self.recreation = Recreation(world, self._ask_controller, self._repopulate)
         self.ambushes = Ambushes(world, until, self.counts)
 
     def begin(self) -> None:
@@ -263,15 +270,23 @@ class Faults:
     # Disks and clocks
 
     def break_disk(self) -> None:
-        """One partition's syncs or writes on one host fail for a while."""
+        """One partition's syncs, writes or reads on one host fail for a while."""
         host, truth = self.a_host(up=False), self.a_truth()
         if host is None or truth is None or not self.world.may_lose(host, truth):
             return
-        kind = self.engine.random.choice(("sync", "write"))
+        kind = self.engine.random.choice(("sync", "write", "read"))
         self.world.note(f"host {host.number}: each {kind} in {truth.directory} fails")
         self.world.storage_broken(host, truth)
         host.disk.broken.add((kind, f"/{truth.directory}/"))
         self.engine.after(self.engine.random.uniform(0.1, 1.0), host.disk.broken.clear)
+
+    def break_voter(self) -> None:
+        """What a voter writes fails for a while: it ends, and begins again with what it has."""
+        number = self.engine.random.choice(self.world.voters)
+        disk = self.world.hosts[number].disk
+        self.world.note(f"host {number}: each write of its voter fails")
+        disk.broken.add(("write", "/__cluster_metadata-0/"))
+        self.engine.after(self.engine.random.uniform(0.05, 0.5), disk.broken.clear)
 
     def fill_disk(self) -> None:
         host = self.a_host(up=False)
@@ -285,7 +300,7 @@ class Faults:
 
     def lose_storage(self) -> None:
         host = self.a_host(up=False)
-        if host is None or not all(self.world.may_lose(host, truth) for truth in self.world.judge.truths.values()):
+        if host is None or not self.world.may_lose_all(host):
             return
         self.world.note(f"host {host.number}: its directory is lost")
         host.stop_tree(power=self.engine.random.random() < 0.5)
@@ -313,6 +328,24 @@ class Faults:
 
     def elect(self) -> None:
         self._ask_controller(m.ElectLeaders())
+
+    def set_min_isr(self) -> None:
+        """One more than the world's own, and back: what is promised is never less."""
+        wanted = self.world.settings.min_isr + self.engine.random.choice((0, 1))
+        self.world.note(f"min.insync.replicas is to be {wanted}")
+        change = m.ConfigChange(key="min.insync.replicas", operation="set", value=str(wanted))
+        self._ask_controller(m.AlterConfigs(resource="topic", name=TOPIC, changes=[change]))
+
+    def recreate(self) -> None:
+        """The topic is deleted, and another one gets its name."""
+        self.recreation.begin()
+
+    def _repopulate(self) -> None:
+        """The new topic's clients, unless the calm has begun."""
+        if self.engine.time < self.until:
+            for key in self.world.judge.truths:
+                self.world.add_producer(key, pace=0.1, until=self.until)
+                self.world.add_consumer(key)
 
     def reassign(self) -> None:
         truth = self.a_truth()

@@ -137,7 +137,6 @@ class ReplicaProcess(Actor):
 
     def _dial(self, effect: Dial) -> None:
         host = self.world.host_at(effect.host)
-        actor = f"partition/{self.start.topic}-{self.start.partition}"
         number = effect.dial
 
         def opened(lane: Port) -> None:
@@ -152,7 +151,7 @@ class ReplicaProcess(Actor):
         def failed() -> None:
             self._do(self.machine.disconnected(number, self.now))
 
-        self.world.network.dial(self, lambda: host.processes.get(actor), opened, failed, host.number)
+        self.world.network.dial(self, lambda: self.world.leading(host, self.key), opened, failed, host.number)
 
     def _hang_up(self, dial: int) -> None:
         if self._lane is not None and self._lane_dial == dial:

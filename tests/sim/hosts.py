@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from logeion.actors import messages as m
 from logeion.actors.node.events import Start
+from logeion.actors.partition.shell import EXIT_STORAGE
 from tests.sim.disk import HostDisk
 from tests.sim.process import Process
 
@@ -97,7 +98,9 @@ class Host:
         del self.processes[actor]
         incarnation = self.incarnations.pop(actor, 0)
         if actor in ("node", "controller"):
-            self._after_fork(actor, self.tree)
+            # Who ends at once again and again is started later and later.
+            patience = 0.1 if status == EXIT_STORAGE else 0.0
+            self.world.engine.after(patience, self._after_fork, actor, self.tree)
             return
         restarts = self._restarts[actor] = self._restarts.get(actor, 0) + 1
         self._tell_node(m.ActorExited(actor=actor, incarnation=incarnation, restarts=restarts, status=status))

@@ -28,7 +28,7 @@ def test_no_seed_breaks_an_invariant() -> None:
             total.faults.update({name: total.faults.get(name, 0) + count for name, count in part.faults.items()})
     # Seeds in which nothing happens prove nothing.
     assert total.acks > 20 * SEEDS and total.elections > SEEDS
-    assert len(total.faults) == 26 and min(total.faults.values()) > 5
+    assert len(total.faults) == 29 and min(total.faults.values()) > 5
 
 
 def test_one_seed_is_one_history() -> None:

@@ -51,6 +51,9 @@ class Settings(msgspec.Struct, kw_only=True):
     assigned: list[int] = []
     # For how long a follower's shell still reads the lanes that its machine has given up.
     late_s: float = 0.0
+    # min.insync.replicas is changed now and then. That clears the ELR (KIP-966), so no storage may be lost there: the
+    # only one left in the ISR could be the one that has lost it, and nobody leads until people decide.
+    moves_min_isr: bool = False
     # Leaders come and go so fast that their logs part, and clients never hear what became of their batches.
     seesaw: bool = False
     # Few things happen, and each at the worst moment: whoever is left to follow a new leader has lost all it had.
@@ -129,6 +132,8 @@ class World:
 
     def may_lose(self, host: Host, truth: Truth) -> bool:
         """Whether as few replicas have lost storage, and not yet got it back, as the promise allows (I2)."""
+        if self.settings.moves_min_isr:
+            return False
         lost = {number for number, key in self.judge.budget if key == truth.key} | {host.number}
         return len(lost) <= min(self.settings.min_isr, self.settings.replicas) - 1
 
@@ -136,7 +141,13 @@ class World:
         """With flush=ack nothing that counts is lost."""
         if self.settings.flush == "ack":
             return True
-        return all(self.may_lose(host, truth) for truth in self.judge.truths.values())
+        return self.may_lose_all(host)
+
+    def may_lose_all(self, host: Host) -> bool:
+        """The same for all it holds; and not while there is no topic: a new one may be laid on hosts that the
+        controller does not yet know to have lost anything."""
+        truths = self.judge.truths
+        return bool(truths) and all(self.may_lose(host, truth) for truth in truths.values())
 
     def power_lost(self, host: Host) -> None:
         """The host's power went."""
@@ -217,8 +228,15 @@ class World:
         """The host of this address."""
         return self.hosts[int(address.removeprefix("host-"))]
 
-    def who_leads(self, key: Key, client: int) -> tuple[Host, int, str] | None:
-        """What some host that this client reaches believes: where the leader is, its epoch, its actor."""
+    def leading(self, host: Host, key: Key) -> Process | None:
+        """The process there whose lane socket is named for a leader of this topic id and partition."""
+        for process in host.processes.values():
+            if isinstance(process, PartitionProcess) and process.key == key:
+                return process
+        return None
+
+    def who_leads(self, key: Key, client: int) -> tuple[Host, int] | None:
+        """What some host that this client reaches believes: where the leader is, and its epoch."""
         host = self.hosts[self.engine.random.randint(1, len(self.hosts))]
         blocked = self.network.blocked
         if not host.up or (client, host.number) in blocked or (host.number, client) in blocked:
@@ -227,10 +245,9 @@ class World:
         if not isinstance(node, NodeProcess) or node.frozen:
             return None
         state = node.machine.image.partition(*key)
-        topic = node.machine.image.topic_by_id(key[0])
-        if state is None or topic is None or state.leader < 0:
+        if state is None or state.leader < 0:
             return None
-        return self.hosts[state.leader], state.leader_epoch, f"partition/{topic.name}-{key[1]}"
+        return self.hosts[state.leader], state.leader_epoch
 
     def batch(self, producer_id: int, sequence: int, count: int) -> bytes:
         """A batch of values that nobody else sends."""
