@@ -194,7 +194,7 @@ def test_a_slice_that_says_nothing_new_interrupts_nothing() -> None:
     stage.follower(hung).freeze()
     stage.send(producer, 2)
     stage.wait(lambda: hung not in stage.isr)
-    assert follower.machine.slice.partition_epoch > 0, "the same leader epoch, a newer partition epoch"
+    stage.wait(lambda: follower.machine.slice.partition_epoch > 0, "the same leader epoch, a newer partition epoch")
     assert (leader.machine.epoch_start, follower.machine.dial) == (start, dial)
     stage.calm()
 
