@@ -248,7 +248,13 @@ class Network:
     def _give_up(self, port: Port, pair: tuple[int, int], since: int) -> None:
         if port.open and pair in self.blocked and self._blocked_since[pair] == since:
             self.remote.pop(port, None)
-            port.process.run(port.peer_ended)
+            port.process.run(self._given_up, port)
+
+    def _given_up(self, port: Port) -> None:
+        """A process that was stopped hears of it when it goes on: if the link is up by then, the other end hears, too,
+        as whoever writes to a connection that is gone does."""
+        port.peer_ended()
+        self.end(port)
 
     def heal(self, pairs: Sequence[tuple[int, int]] | None = None) -> None:
         """These links are up again, or all."""
