@@ -26,8 +26,10 @@ class Recreation:
         self._old: set[Key] = set()
 
     def begin(self) -> None:
-        if self.busy:
+        if self.busy or self.world.judge.budget:
             return
+        # A topic may be laid on hosts of which nobody knows yet that they have lost anything: nothing is lost any more.
+        self.world.keeps_storage = True
         self.world.note("the topic is deleted, and is to be made again")
         self.busy = True
         self._old = set(self.world.judge.truths)
@@ -35,7 +37,8 @@ class Recreation:
 
     def _delete(self) -> None:
         if not self._old.isdisjoint(self.world.judge.truths):
-            self._ask(m.DeleteTopics(names=[TOPIC]))
+            # By id: an order that is carried out late must not meet the new one.
+            self._ask(m.DeleteTopics(topic_ids=sorted({topic_id for topic_id, _ in self._old})))
             self.world.engine.after(AGAIN_S, self._delete)
             return
         for client in self.world.clients:

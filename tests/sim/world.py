@@ -87,6 +87,8 @@ class World:
         self.clients: list[Client] = []
         self.crashes: list[str] = []
         self.topic_ids = 0
+        # From now on no storage may be lost.
+        self.keeps_storage = False
         self.values = 0
         self.raft_seeds = 0
 
@@ -132,7 +134,7 @@ class World:
 
     def may_lose(self, host: Host, truth: Truth) -> bool:
         """Whether as few replicas have lost storage, and not yet got it back, as the promise allows (I2)."""
-        if self.settings.moves_min_isr:
+        if self.settings.moves_min_isr or self.keeps_storage:
             return False
         lost = {number for number, key in self.judge.budget if key == truth.key} | {host.number}
         return len(lost) <= min(self.settings.min_isr, self.settings.replicas) - 1
