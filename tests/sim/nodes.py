@@ -30,6 +30,7 @@ from logeion.actors.node.events import (
     Stale,
     Start,
     Stop,
+    Stray,
     Suspected,
     Tell,
     ToGateways,
@@ -67,6 +68,7 @@ class NodeProcess(Process):
         )
         self.lanes: dict[str, Port] = {}
         self.controller: Port | None = None
+        self._swept = False
         self._direct: dict[int, Port] = {}
         self.soon(self._begin)
 
@@ -92,6 +94,9 @@ class NodeProcess(Process):
         """One event for the machine, and what it wants done."""
         for effect in self.machine.step(event, self.now):
             self._do(effect)
+        if not self._swept and self.machine.caught_up:
+            self._swept = True
+            self.later(self.engine.random.uniform(0.0005, 0.01), self._sweep)
 
     def _do(self, effect: AnyEffect) -> None:
         on = self.on
@@ -291,6 +296,26 @@ class NodeProcess(Process):
         on = self.on
         assert on is not None
         self.later(self.engine.random.uniform(0.0005, 0.01), self._removed, effect)
+
+    def _sweep(self) -> None:
+        """Once, at the start: directories of topics that nobody knows, or others have by now."""
+        on, machine = self.on, self.machine
+        assert on is not None
+        for path in list(on.disk.names):
+            name = path.removeprefix(f"{DATA}/")
+            topic_id = self.world.topic_id_in(on, path)
+            partition = name.rpartition("-")[2]
+            if topic_id is None or not partition.isdigit() or name.startswith("__cluster_metadata"):
+                continue
+            key = (topic_id, int(partition))
+            if key in machine.locals:
+                continue
+            if machine.image.topic_by_id(topic_id) is None:
+                self.world.note(f"host {on.number}: {name} of {topic_id} is nobody's")
+                on.disk.remove(path)
+                self.world.judge.removed(on.number, key)
+            else:
+                self.step(Stray(topic_id=topic_id, partition=key[1]))
 
     def _removed(self, effect: RemoveDirectory) -> None:
         on = self.on
