@@ -259,7 +259,8 @@ class Judge:
     ) -> None:
         """A replica's watermark stands there."""
         replica = self.replica(host, truth)
-        if high_watermark < replica.high_watermark:
+        knows_less = self.world.hosts[host].disk.knows_less(f"{DATA}/{truth.directory}")
+        if high_watermark < replica.high_watermark and not knows_less:
             raise Violated(
                 f"I3: the watermark of {truth.directory} on {host} from {replica.high_watermark} to {high_watermark}"
             )

@@ -13,6 +13,7 @@ import random
 from collections.abc import Sequence
 
 from logeion.log.files import Data, Entry, Files
+from logeion.log.names import LOCK, STATE
 
 SECTOR = 512
 # The changes after which a directory may name other inodes.
@@ -116,6 +117,8 @@ class HostDisk:
         self.changes = 0
         # Paths whose reads, writes or syncs fail: (kind, part of the path).
         self.broken: set[tuple[str, str]] = set()
+        # Directories whose watermark could not be written, and the process that could not: the next one knows less.
+        self.unwritten: dict[str, ProcessFiles] = {}
         self._inodes = 0
 
     def make(self, path: str) -> None:
@@ -154,6 +157,15 @@ class HostDisk:
         self.changes += 1
         self.names[target] = self.names.pop(source)
         self.durable[target] = self.durable.pop(source, {})
+        return True
+
+    def knows_less(self, path: str) -> bool:
+        """Whether the process that has this directory's lock begins with an older watermark than its predecessor had,
+        which could not write it. To be asked once: what this process writes counts from now on."""
+        unable, holder = self.unwritten.get(path), self.locks.get(f"{path}/{LOCK}")
+        if unable is None or holder is None or holder is unable:
+            return False
+        del self.unwritten[path]
         return True
 
     def remove(self, path: str) -> None:
@@ -238,7 +250,19 @@ class ProcessFiles(Files):
 
     def pwritev(self, fd: int, buffers: Sequence[Data], at: int) -> int:
         inode, path = self._open[fd]
-        data = b"".join(buffers)
+        directory, _, name = path.rpartition("/")
+        if name != STATE:
+            return self._write(inode, path, b"".join(buffers), at)
+        try:
+            written = self._write(inode, path, b"".join(buffers), at)
+        except OSError:
+            self.disk.unwritten[directory] = self
+            raise
+        if self.disk.unwritten.get(directory) is self:
+            del self.disk.unwritten[directory]
+        return written
+
+    def _write(self, inode: Inode, path: str, data: bytes, at: int) -> int:
         if self.kill_in == 0:
             # An overwrite within one sector happens or does not; a longer write ends anywhere.
             if data and (at + len(data) > len(inode.data) or at // SECTOR != (at + len(data) - 1) // SECTOR):

@@ -6,6 +6,8 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from logeion.actors import messages as m
 from logeion.actors.gateway.fetch import _Reading
 from logeion.actors.gateway.state import Gateway
@@ -13,6 +15,7 @@ from logeion.actors.partition.effects import Tell
 from logeion.actors.replica.machine import Effect, Hangup
 from logeion.wire.apis import FetchPartition, FetchRequest, PartitionData
 from logeion.wire.errors import NotLeaderOrFollowerError, OffsetOutOfRangeError, UnknownServerError
+from tests.sim.engine import Violated
 from tests.sim.network import Port
 from tests.sim.stage import Stage
 
@@ -357,6 +360,26 @@ def test_after_a_failed_write_nothing_more_is_appended_there() -> None:
     states = [line for line in stage.engine.trace if f"{old.host}:partition/t-0 leads" in line]
     assert len(states) == 1, "it does not lead again on that log"
     stage.calm()
+
+
+def test_a_watermark_that_could_not_be_written_may_fall_once_and_no_other() -> None:
+    """Found by the simulator: a disk that refuses writes, then the whole tree is killed."""
+    stage = Stage(replicas=3)
+    producer = stage.producer()
+    stage.send(producer, 1)
+    stage.settle()
+    old = stage.leader()
+    disk = stage.hosts[old.host].disk
+    disk.broken.add(("write", "/t-0/partition-state"))
+    stage.send(producer, 2)
+    stage.down(old.host)
+    assert list(disk.unwritten) == ["/data/t-0"]
+    disk.broken.clear()
+    stage.hosts[old.host].start()
+    stage.calm()
+    assert disk.unwritten == {}
+    with pytest.raises(Violated, match="the watermark of t-0"):
+        stage.judge.watermark(old.host, stage.truth, 2, leading=False)
 
 
 def test_producers_are_known_again_after_a_truncation() -> None:
