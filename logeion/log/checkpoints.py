@@ -19,6 +19,7 @@ LIMIT = 1 << 20
 
 _STATE = struct.Struct(">Iqqq")
 _STATE_CRC = struct.Struct(">I")
+_SYNCED_END = struct.Struct(">Iq")
 STATE_SIZE = _STATE.size + _STATE_CRC.size
 
 
@@ -69,6 +70,26 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         if version != 1:
             raise MalformedError(f"partition state of version {version}")
         return cls(epoch=epoch, high_watermark=high_watermark, log_start=log_start)
+
+
+def encode_synced_end(offset: int) -> bytes:
+    """Fixed size, with a CRC-32C at the end, to be overwritten in place.
+
+    A file of its own, no field of the state: an older release overwrites that, and could not read one that has grown.
+    """
+    body = _SYNCED_END.pack(1, offset)
+    return body + _STATE_CRC.pack(fastcrc.crc32.iscsi(body))
+
+
+def decode_synced_end(data: bytes) -> int:
+    """Raises ``MalformedError`` for a torn or foreign file."""
+    body = data[: _SYNCED_END.size]
+    if len(data) != _SYNCED_END.size + 4 or fastcrc.crc32.iscsi(body) != _STATE_CRC.unpack_from(data, len(body))[0]:
+        raise MalformedError("the synced end is torn")
+    version, offset = _SYNCED_END.unpack(body)
+    if version != 1:
+        raise MalformedError(f"synced end of version {version}")
+    return int(offset)
 
 
 def encode_json(value: RecoveryPoint | CleanShutdown | Failure) -> bytes:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from logeion.wire.errors import StorageError
 
-from . import checkpoints, names, retention
+from . import checkpoints, doubt, names, retention
 from .recovery import load_producers, walk_tail
 from .segment import Segment
 from .store import failed
@@ -65,6 +65,7 @@ def truncate(log: Log, offset: int) -> None:
     log.high_watermark = min(log.high_watermark, end)
     log.synced_end = min(log.synced_end, end)
     log.recovery_point = min(log.recovery_point, end)
+    doubt.fall(log)
     if log.epochs.truncate_end(end):
         log.write_epochs()
     log.producers = load_producers(log.store, log.segments, log.snapshots, end, log.now_ms)
@@ -87,6 +88,7 @@ def reset(log: Log, offset: int) -> None:
     log.segments[offset] = log.active = segment
     log.start_offset = log.high_watermark = log.end_offset = offset
     log.synced_end = min(log.synced_end, offset)
+    doubt.fall(log)
     log.epochs.truncate_end(-1)
     log.write_epochs()
     log.producers = load_producers(log.store, log.segments, log.snapshots, offset, log.now_ms)

@@ -26,7 +26,7 @@ from logeion.wire.errors import (
     WireError,
 )
 
-from . import checkpoints, compaction, cutting, following, lookup, names, retention
+from . import checkpoints, compaction, cutting, doubt, following, lookup, names, retention
 from .admission import admit
 from .config import LogConfig
 from .epochs import EpochCache
@@ -76,7 +76,12 @@ class Log:
         self.segments: SortedDict[int, Segment] = found.segments
         self.active: Segment = found.segments.peekitem(-1)[1]
         self.end_offset: int = found.next_offset
-        self.synced_end: int = found.synced
+        # What a sync would not write although it may not be on the device, and what ``synced-end`` says: see ``doubt``.
+        self.doubt: tuple[int, int] | None = None
+        if found.certain < found.next_offset:
+            self.doubt = (found.certain, found.next_offset)
+        self.told_end: int = found.told_end
+        self.synced_end: int = min(found.synced, found.certain)
         self.recovery_point: int = found.synced
         self.start_offset: int = min(found.log_start, found.next_offset)
         state = found.state
@@ -108,6 +113,7 @@ class Log:
         self._last_sync_ms = 0
         self._unsynced_records = 0
         self._since_checkpoint = 0
+        self._since_told = 0
         self._since_snapshot = 0
         self._batches_since_snapshot = 0
 
@@ -242,6 +248,7 @@ class Log:
         if len(self._ends) < _REMEMBERED_ENDS:
             self._ends.extend((batch.last_offset + 1, base, batch.position + batch.size) for batch in run.placed)
         self._since_checkpoint += written
+        self._since_told += written
         self._since_snapshot += written
         self._batches_since_snapshot += len(run.placed)
         batches = max(CHECKPOINT_BATCHES, len(self.producers))
@@ -329,6 +336,8 @@ class Log:
         One at a time. ``everything`` includes the active segment, as is the default unless flush=os.
         """
         self.check_usable()
+        if self.doubt is not None and self.config.flush == "ack":
+            doubt.dispel(self)
         active = self.config.flush != "os" if everything is None else everything
         end = self.end_offset if active else self.active.base
         if end <= self.synced_end and not self.unsynced and not (active and self.store.names_dirty):
@@ -360,6 +369,9 @@ class Log:
         if self._since_checkpoint >= CHECKPOINT_BYTES or handle.sealed:
             self.write_recovery_point(self.synced_end)
             self._since_checkpoint = 0
+        if self._since_told >= doubt.TELL_BYTES:
+            doubt.rise(self)
+            self._since_told = 0
         return self.synced_end
 
     def sync(self) -> int:
@@ -494,6 +506,10 @@ class Log:
 
     def configure(self, config: LogConfig) -> None:
         """Take another configuration from now on."""
+        if config.flush == "ack" and self.config.flush != "ack" and self.doubt is not None:
+            # Nobody minded what syncs were worth; now they must be made again, also the one that may be under way.
+            self.synced_end = min(self.synced_end, self.doubt[0])
+            self.generation += 1
         self.config = config
 
     # Small files -----------------------------------------------------------------------------------------------------
@@ -554,6 +570,7 @@ class Log:
                 self._write_snapshot(self.end_offset)
                 self.write_state()
                 self.sync()
+                doubt.rise(self)
                 self.write_recovery_point(self.end_offset)
                 marker = checkpoints.CleanShutdown(end=self.end_offset, segment=self.active.base, size=self.active.size)
                 self.store.replace(names.CLEAN_SHUTDOWN, checkpoints.encode_json(marker), durable=True)

@@ -21,13 +21,26 @@ CLEAN_SHUTDOWN = ".kafka_cleanshutdown"
 LOG_START = "log-start-offset-checkpoint"
 CLEANER = "cleaner-offset-checkpoint"
 STATE = "partition-state"
+SYNCED_END = "synced-end"
 FAILED = "storage-failed"
 LOCK = ".lock"
 QUORUM_STATE = "quorum-state"
 TEMPORARY = ".tmp"
 
 SINGLE = frozenset(
-    (EPOCHS, METADATA, RECOVERY_POINT, CLEAN_SHUTDOWN, LOG_START, CLEANER, STATE, FAILED, LOCK, QUORUM_STATE)
+    (
+        EPOCHS,
+        METADATA,
+        RECOVERY_POINT,
+        CLEAN_SHUTDOWN,
+        LOG_START,
+        CLEANER,
+        STATE,
+        SYNCED_END,
+        FAILED,
+        LOCK,
+        QUORUM_STATE,
+    )
 )
 
 _SEGMENT = re.compile(

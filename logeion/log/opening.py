@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from logeion.wire.errors import MalformedError, StorageError
 
-from . import checkpoints, cutting, names
+from . import checkpoints, cutting, doubt, names
 from .config import LogConfig
 from .recovery import Recovery
 from .store import Store, failed
@@ -79,6 +79,8 @@ def _settle(log: Log, log_start: int, failure: checkpoints.Failure | None) -> No
         store.unlink(names.CLEAN_SHUTDOWN)
     if had_marker or failure is not None or log.after_host_crash:
         store.sync_names()
+    doubt.fall(log)
+    doubt.rise(log)
     log.write_state()
 
 

@@ -45,6 +45,9 @@ class Recovered:
     snapshots: list[int]
     clean: bool
     host_crash: bool
+    # What ``synced-end`` says, -1 without one, and up to where the pages in the cache need no doubt (see ``doubt``).
+    told_end: int
+    certain: int
     cut_bytes: int = 0
 
 
@@ -102,6 +105,13 @@ class Recovery:
                 store.unlink(names.stem(base) + names.SNAPSHOT)
         log_start = max(segments.peekitem(0)[0], start_checkpoint, state.log_start if state else 0)
         suspect_from = trusted if host_crash and not clean else None
+        told_end = self._synced_end()
+        if point is None or point.boot_id == self._boot_id:
+            # A release that did not tell, or a log that we never opened: then there was no reason for doubt yet.
+            untold = next_offset if clean or point is None else trusted
+            certain = min(told_end if told_end >= 0 else untold, next_offset)
+        else:
+            certain = next_offset
         epochs = self._epochs(segments, next_offset, suspect_from)
         producers = load_producers(store, segments, snapshots, next_offset, self._now_ms)
         return Recovered(
@@ -115,6 +125,8 @@ class Recovery:
             snapshots=snapshots,
             clean=clean,
             host_crash=host_crash,
+            told_end=told_end,
+            certain=certain,
             cut_bytes=self._cut_bytes,
         )
 
@@ -201,6 +213,16 @@ class Recovery:
         except MalformedError as error:
             self._store.warn(f"{self._store.path(names.STATE)}: {error}; the watermark is found anew")
             return None
+
+    def _synced_end(self) -> int:
+        data = self._store.read(names.SYNCED_END, checkpoints.LIMIT)
+        if not data:
+            return -1
+        try:
+            return checkpoints.decode_synced_end(data)
+        except MalformedError as error:
+            self._store.warn(f"{self._store.path(names.SYNCED_END)}: {error}; the recovery point will do")
+            return -1
 
     def _recovery_point(self) -> checkpoints.RecoveryPoint | None:
         data = self._store.read(names.RECOVERY_POINT, checkpoints.LIMIT)

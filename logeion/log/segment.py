@@ -257,10 +257,10 @@ class Segment:
                 return position, header
         return None
 
-    def read(self, position: int, size: int) -> bytes:
-        """Bytes of the log file; raises ``StorageError``."""
-        with self.reading() as fd:
-            return self._pread(fd, LOG, size, position)
+    def read(self, position: int, size: int, suffix: str = LOG) -> bytes:
+        """Bytes of the log file, or of an index; raises ``StorageError``."""
+        with self.reading(suffix) as fd:
+            return self._pread(fd, suffix, size, position)
 
     def _pread(self, fd: int, suffix: str, size: int, at: int) -> bytes:
         try:

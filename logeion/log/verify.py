@@ -255,6 +255,12 @@ class Verifier:
         if self._log._size(names.FAILED) >= 0:
             failure = checkpoints.decode_failure(self._log.store.read(names.FAILED, checkpoints.LIMIT) or b"")
             self._problem(names.FAILED, -1, f"a sync failed here: {failure.cause}")
+        synced_end = self._log.store.read(names.SYNCED_END, checkpoints.LIMIT)
+        if synced_end:
+            try:
+                checkpoints.decode_synced_end(synced_end)
+            except MalformedError as error:
+                self._report.notes.append(f"{self._log.store.path(names.SYNCED_END)}: {error}")
         state = self._log.store.read(names.STATE, checkpoints.LIMIT)
         if state:
             try:

@@ -20,7 +20,7 @@ from logeion.log.files import Files
 from logeion.log.log import Log
 from logeion.wire.batch import read_header
 from logeion.wire.records import Record, build_batch
-from tests.log.disk import HOST_CRASHES, Crash, MemoryDisk
+from tests.log.disk import HOST_CRASHES, Crash, DyingDisk, MemoryDisk
 
 NOW = 1_700_000_000_000
 VOTERS = (1, 2, 3)
@@ -82,6 +82,21 @@ def test_entries_terms_counts_voters_and_the_vote_are_found_again(tmp_path: Path
     assert unpack_records(stored.entries[2].data) == [topic(1), topic(2)]
     assert stored.snapshot.voters == VOTERS
     again.close()
+
+
+def test_entries_whose_sync_failed_in_a_process_that_died_of_it_are_on_the_device_once_they_count() -> None:
+    disk = DyingDisk()
+    storage, _ = opened(Path("/data"), disk)
+    storage.carry_out([AppendLog([Entry(0, 1), entry(1, 1, topic(1))])])
+    disk.dies_at = disk.steps + 1
+    with pytest.raises(Crash):
+        storage.carry_out([AppendLog([entry(2, 1, topic(2))])])
+    assert disk.trace[-2:] == [f"{kind} /data/{DIRECTORY}/{0:020d}.log" for kind in ("write", "sync")]
+    disk.crash_process()
+    found = opened(Path("/data"), disk)[1].entries
+    assert len(found) == 3
+    disk.crash_host("lost", "lost")
+    assert opened(Path("/data"), disk)[1].entries == found
 
 
 def test_the_voters_of_a_log_that_is_there_count_not_the_configured_ones(tmp_path: Path) -> None:

@@ -42,12 +42,20 @@ class Inode:
             self.data += bytes(size - len(self.data))
         self.pending.append((size, None))
 
+    def sync(self) -> None:
+        self.synced = self.after_crash("kept")
+        self.pending = []
+
     def after_crash(self, content: str) -> bytes:
         """What the device has after a power cut: see HOST_CRASHES."""
         if content == "lost" or not self.pending:
             return self.synced
         if content == "kept":
-            return bytes(self.data)
+            whole = Inode(0)
+            whole.data = bytearray(self.synced)
+            for at, data in self.pending:
+                whole.cut(at) if data is None else whole.write(at, data)
+            return bytes(whole.data)
         if content == "zeroed":
             # the size was journalled, the blocks never came
             kept = bytearray(self.synced[: len(self.data)])
@@ -246,9 +254,13 @@ class MemoryDisk(Files):
 
     def fdatasync(self, fd: int) -> None:
         inode, path = self.descriptors[fd]
-        self._step("sync", path)
-        inode.synced = bytes(inode.data)
-        inode.pending = []
+        try:
+            self._step("sync", path)
+        except OSError:
+            # The pages count as clean from now on: no later sync writes them, unless they are written again.
+            inode.pending = []
+            raise
+        inode.sync()
 
     def sync_dir(self, path: str) -> None:
         self._step("sync_dir", path)
@@ -316,6 +328,18 @@ class MemoryDisk(Files):
 
     def boot_id(self) -> str:
         return f"boot-{self.boot}"
+
+
+class DyingDisk(MemoryDisk):
+    """The sync that would be step ``dies_at`` fails, and its process comes to nothing more."""
+
+    dies_at: int | None = None
+
+    def _check(self, kind: str, path: str) -> None:
+        if kind == "sync" and self.steps - 1 == self.dies_at:
+            self.crash_at = self.steps
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        super()._check(kind, path)
 
 
 class Link:

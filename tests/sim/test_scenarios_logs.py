@@ -362,6 +362,33 @@ def test_after_a_failed_write_nothing_more_is_appended_there() -> None:
     stage.calm()
 
 
+def test_a_leader_that_died_of_a_failed_sync_does_not_vouch_for_what_that_left_in_the_cache() -> None:
+    """Found by the simulator: the next process in this directory syncs pages that count as clean."""
+    stage = Stage(replicas=2, min_isr=2)
+    producer = stage.producer()
+    stage.send(producer, 3)
+    stage.settle()
+    old = stage.leader()
+    disk = stage.hosts[old.host].disk
+    disk.broken.add(("sync", "/t-0/"))
+    # The write and the sync still; the marker that is to say what happened comes to nothing.
+    old.files.kill_in = 2
+    stage.give(producer, 1)
+    stage.wait(lambda: not old.alive)
+    names = disk.names["/data/t-0"]
+    assert "storage-failed" not in names
+    assert any(len(inode.data) > len(inode.synced) and not inode.pending for inode in names.values())
+    disk.broken.clear()
+    stage.wait(lambda: not producer.waiting, limit=20.0)
+    stage.calm()
+    for node in stage.hosts:
+        stage.down(node, power=True)
+    for host in stage.hosts.values():
+        host.start()
+    stage.calm()
+    assert stage.truth.end == 4
+
+
 def test_a_watermark_that_could_not_be_written_may_fall_once_and_no_other() -> None:
     """Found by the simulator: a disk that refuses writes, then the whole tree is killed."""
     stage = Stage(replicas=3)
