@@ -99,8 +99,12 @@ class Writer:
         batch = effect.mail.batch
         assert isinstance(batch, Batch)
         if effect.message.code == NotEnoughReplicasError.code:
-            with contextlib.suppress(CorruptMessageError):
-                self._refusals.note(read_header(batch.frame.view))
+            with contextlib.suppress(CorruptMessageError, KafkaError):
+                header = read_header(batch.frame.view)
+                # What is in the log already was sent again, by a lane that was given up perhaps: its producer may have
+                # the ack by another one, and would never send it once more.
+                if self.log.producers.check(header) is None:
+                    self._refusals.note(header)
         batch.frame.release()
         self._answer(effect.mail.ticket, effect.message)
 

@@ -12,6 +12,7 @@ from logeion.wire.errors import (
     IneligibleReplicaError,
     InvalidTxnStateError,
     InvalidUpdateVersionError,
+    NotEnoughReplicasError,
 )
 from logeion.wire.records import Record, build_batch
 from tests.sim.nodes import NodeProcess
@@ -264,3 +265,34 @@ def test_an_end_of_transaction_finds_no_handler() -> None:
         "AddOffsetsToTxnRequest",
         "TxnOffsetCommitRequest",
     }
+
+
+def test_a_batch_that_is_there_and_comes_again_while_too_few_are_in_sync_holds_up_nothing() -> None:
+    """Its producer has the ack already, so it will not send the batch once more (found by seed 2431 of its time)."""
+    stage = Stage()
+    leader = stage.leader()
+    first, second, third = (stage.batch(7, sequence, 1) for sequence in range(3))
+    assert isinstance(stage.append(leader, acks=-1, batch=first), m.Appended)
+    for node in stage.followers():
+        stage.follower(node).freeze()
+    stage.append(leader)
+    stage.wait(lambda: leader.machine.isr == {leader.host})
+    late = stage.append(leader, acks=-1, batch=first)
+    assert isinstance(late, m.Refused) and late.code == NotEnoughReplicasError.code
+    for node in stage.followers():
+        stage.follower(node).thaw()
+    stage.wait(lambda: len(leader.machine.isr) == 3)
+    assert isinstance(stage.append(leader, acks=-1, batch=second), m.Appended)
+    # One that was new when it was refused still comes first.
+    for node in stage.followers():
+        stage.follower(node).freeze()
+    stage.append(leader)
+    stage.wait(lambda: leader.machine.isr == {leader.host})
+    assert isinstance(stage.append(leader, acks=-1, batch=third), m.Refused)
+    for node in stage.followers():
+        stage.follower(node).thaw()
+    stage.wait(lambda: len(leader.machine.isr) == 3)
+    behind = stage.append(leader, acks=-1, batch=stage.batch(7, 3, 1))
+    assert isinstance(behind, m.Refused) and behind.code == NotEnoughReplicasError.code
+    assert isinstance(stage.append(leader, acks=-1, batch=third), m.Appended)
+    stage.calm()
