@@ -181,6 +181,7 @@ def test_a_static_member_that_comes_back_in_time_moves_nothing(
                 assert again.assignment == had and moved == before
 
 
+@pytest.mark.not_on_tansu("groups wait for half of the default session")
 @pytest.mark.parametrize("protocol", ["range", NEWER])
 def test_a_loop_that_stays_away_is_told_that_others_have_its_partitions(
     bootstrap: str, orders: Topic[str, Order], protocol: str
