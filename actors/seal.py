@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import io
 import pickle
+import socket
 from typing import Any
 
 import thespian.system.transport.IPBase as ip_base
@@ -41,6 +42,8 @@ _ALLOWED_NAMES = {
     ("_codecs", "encode"),
 }
 
+_CONSTANTS = (socket.AddressFamily, socket.SocketKind)
+
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
@@ -50,6 +53,9 @@ class _Unpickler(pickle.Unpickler):
             own = isinstance(found, type) and found.__module__.startswith(_ALLOWED_MODULES)
             if own or (module, name) in _ALLOWED_NAMES:
                 return found
+        if module == "socket" and isinstance(found := getattr(socket, name, None), _CONSTANTS):
+            # Some Pythons (3.11.2 of Debian 12) pickle these by their own name, others by that of their class.
+            return found
         raise SealError(f"a frame on Thespian's port names {module}.{name}")
 
 

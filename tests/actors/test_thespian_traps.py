@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -205,6 +206,15 @@ def test_nor_reach_it_through_a_dotted_name() -> None:
     body = b"\x80\x04\x8c" + bytes([len(module)]) + module + b"\x8c" + bytes([len(name)]) + name + b"\x93."
     with pytest.raises(seal.SealError):
         seal._Unpickler(io.BytesIO(body)).load()
+
+
+def test_a_constant_of_the_socket_module_may_be_named_as_some_pythons_do(sealer: seal.Sealer) -> None:
+    """Debian 12's Python 3.11.2 pickles AF_INET by its own name; without this, no node starts there."""
+    assert seal._Unpickler(io.BytesIO(b"csocket\nAF_INET\n.")).load() is socket.AF_INET
+    assert sealer.loads(sealer.dumps(socket.SOCK_STREAM)) is socket.SOCK_STREAM
+    for name in (b"socket", b"error", b"gethostbyname", b"MSG_PEEK"):
+        with pytest.raises(seal.SealError):
+            seal._Unpickler(io.BytesIO(b"csocket\n" + name + b"\n.")).load()
 
 
 @pytest.mark.parametrize("data", [b"99999999>x", b"-1>x", b"abc", b">", b"123456789", b" 5>x", b"5_0>x"])
