@@ -251,6 +251,7 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--per-second", type=float, default=600.0, help="records (default 600)")
+    parser.add_argument("--members", type=int, default=2, help="of each of the two groups (default 2)")
     parser.add_argument("--flush", choices=["ack", "interval", "os"], default="ack")
     parser.add_argument("--keep", type=Path, default=None, help="folder for data, logs and histories, which then stay")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -266,7 +267,12 @@ def main() -> int:
     seed = int(time.time()) if wanted.seed is None else wanted.seed
     factor = min(3, wanted.nodes)
     options = {"faults": names, "nodes": wanted.nodes, "partitions": wanted.partitions, "flush": wanted.flush}
-    options |= {"per_second": wanted.per_second, "request_timeout_ms": REQUEST_MS, "minutes": minutes}
+    options |= {
+        "members": wanted.members,
+        "per_second": wanted.per_second,
+        "request_timeout_ms": REQUEST_MS,
+        "minutes": minutes,
+    }
     with _folder(wanted.keep) as folder:
         environment = {"LOGEION_STORAGE__FLUSH": wanted.flush}
         chaos: Chaos | None = None
@@ -278,7 +284,7 @@ def main() -> int:
                 run = Run(cluster, folder, TOPIC, wanted.partitions)
                 chaos = Chaos(cluster, run, seed)
                 try:
-                    run.start(per_second=wanted.per_second)
+                    run.start(per_second=wanted.per_second, members=wanted.members)
                     chaos.inflict(names, count=wanted.count, minutes=minutes)
                     run.finish()
                 finally:

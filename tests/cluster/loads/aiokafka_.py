@@ -142,7 +142,13 @@ async def running(consumer: AIOKafkaConsumer) -> AsyncIterator[AIOKafkaConsumer]
     try:
         yield consumer
     finally:
-        await consumer.stop()
+        try:
+            await consumer.stop()
+        except asyncio.CancelledError:
+            # aiokafka cancels a fetch of its own, and lets that out of stop().
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
 
 
 class Reader:
@@ -299,7 +305,9 @@ GROUP = Group()
 async def main() -> int:
     senders = [Sender(number) for number in range(OPTIONS.producers)]
     readers: list[Reader] = [Follower() for _ in range(OPTIONS.followers)]
-    readers += [Member() for _ in range(OPTIONS.members - 1)] + [Member(OPTIONS.churn_s)] * bool(OPTIONS.members)
+    readers += [Member() for _ in range(OPTIONS.members - 1)]
+    # One alone has nobody to leave its partitions to.
+    readers += [Member(OPTIONS.churn_s if OPTIONS.members > 1 else 0.0)] * bool(OPTIONS.members)
     sending = [asyncio.create_task(one.run()) for one in senders]
     sending += [asyncio.create_task(Refused(0).run())] if OPTIONS.refused_per_second else []
     reading = [asyncio.create_task(one.run()) for one in readers]

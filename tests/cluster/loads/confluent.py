@@ -311,7 +311,9 @@ GROUP = Group()
 def main() -> int:
     senders = [Sender(number) for number in range(OPTIONS.producers)]
     readers: list[Reader] = [Follower() for _ in range(OPTIONS.followers)]
-    readers += [Member() for _ in range(OPTIONS.members - 1)] + [Member(OPTIONS.churn_s)] * bool(OPTIONS.members)
+    readers += [Member() for _ in range(OPTIONS.members - 1)]
+    # One alone has nobody to leave its partitions to.
+    readers += [Member(OPTIONS.churn_s if OPTIONS.members > 1 else 0.0)] * bool(OPTIONS.members)
     askers: list[threading.Thread] = [Asker(daemon=True)] if OPTIONS.ends_per_second else []
     askers += [Refused(0)] if OPTIONS.refused_per_second else []
     for thread in (*senders, *readers, *askers):
