@@ -90,8 +90,12 @@ class Actor(Process):
                 self.later_slice = message
             case m.Configure() if self.log is not None:
                 self.configure(message)
+            case m.Configure():
+                self.later_configure = message
 
+    # What Node said before the log was open.
     later_slice: m.Slice | None = None
+    later_configure: m.Configure | None = None
 
     def slice_changed(self, message: m.Slice) -> None:
         """The partition, as the metadata log has it now."""
@@ -125,6 +129,8 @@ class Actor(Process):
             return
         if not self.alive:
             return
+        if self.later_configure is not None:
+            self.configure(self.later_configure)
         if self.later_slice is not None:
             self.slice_changed(self.later_slice)
         self.state = "running"
