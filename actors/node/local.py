@@ -66,6 +66,8 @@ class Process(msgspec.Struct, kw_only=True):
         """Its lane has closed: most likely it has ended."""
         if self.incarnation == incarnation and self.connected:
             self.connected = False
+            # Of what it was told, the last may have been lost with the lane.
+            self.configs = self.slice = None
             if self.state in ("starting", "running"):
                 self.parted, self.deadline = True, now + PARTED_S
 
@@ -74,7 +76,7 @@ class Process(msgspec.Struct, kw_only=True):
         if self.incarnation != hello.incarnation:
             return False
         if self.connected:
-            # What it was told since may have been lost with its former lane.
+            # The same, before the end of its former lane was seen.
             self.configs = self.slice = None
         self.connected, self.parted = True, False
         self.pid = self.pid or hello.pid

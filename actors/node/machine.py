@@ -313,8 +313,7 @@ class NodeMachine:
                 local.role = self._role(self.image.partition(*key))
                 self._reconcile(key, now)
         if event.snapshot:
-            for local in self.locals.values():
-                self.telling.configure(local)
+            self._configure_all()
         self._catch_up(now)
         self.telling.slices()
 
@@ -326,6 +325,11 @@ class NodeMachine:
         self.beats.hurry(now)
         self.pings.begin(now)
         self._reconcile_all(now)
+        self._configure_all()
+
+    def _configure_all(self) -> None:
+        for local in self.locals.values():
+            self.telling.configure(local)
 
     def _reconcile_all(self, now: float) -> None:
         for key in list(self.locals):

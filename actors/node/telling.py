@@ -1,4 +1,9 @@
-"""What the actors are told while they run: their topic's configuration, and their slice of the metadata log. Pure."""
+"""What the actors are told while they run: their topic's configuration, and their slice of the metadata log. Pure.
+
+A leader that hears of an ISR must know the ``min.insync.replicas`` by which it was decided: the configuration is told
+before the slice. A fresh Node says nothing before it has applied all that its predecessor can have known: the actors it
+has adopted may have heard of more.
+"""
 
 from __future__ import annotations
 
@@ -99,6 +104,8 @@ class Telling:
 
     def _told(self, local: Local | None) -> Process | None:
         """The process that is right for this partition, if it can be told something."""
+        if not self.host.caught_up:
+            return None
         process = self.host.actors.all.get(local.actor) if local is not None else None
         if local is None or process is None or not process.connected or process.state == "stopping":
             return None

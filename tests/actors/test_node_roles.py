@@ -6,7 +6,7 @@ import pytest
 
 from logeion.actors import messages as m
 from logeion.actors.node.adoption import KILLED_S, START_S
-from logeion.actors.node.events import Stale, Stop, Stray
+from logeion.actors.node.events import Parted, Stale, Stop, Stray
 from logeion.actors.node.local import OFFLINE_RETRY_S
 
 from .host_world import Host
@@ -294,6 +294,55 @@ def test_one_that_connects_again_is_told_again(host: Host) -> None:
     orders(host, [2, 1])
     host.tells.clear()
     host.greet(FOLLOWER)
+    assert [type(tell.message) for tell in host.tells] == [m.Configure, m.Slice]
+
+
+def raise_min_isr(host: Host) -> None:
+    change = m.ConfigChange(key="min.insync.replicas", operation="set", value="2")
+    reply = host.ask(m.AlterConfigs(resource="topic", name="orders", changes=[change]))
+    assert not isinstance(reply, m.Refused)
+
+
+def test_one_whose_lane_has_closed_is_told_again_what_may_have_been_lost_with_it(host: Host) -> None:
+    orders(host, [1, 2])
+    incarnation = host.processes[LEADER].incarnation
+    raise_min_isr(host)
+    host.catch_up()
+    host.tells.clear()
+    host.step(Parted(actor=LEADER, incarnation=incarnation))
+    host.greet(LEADER)
+    assert [type(tell.message) for tell in host.tells] == [m.Configure, m.Slice]
+
+
+def test_a_fresh_node_tells_nobody_what_its_predecessor_knew_to_be_past(host: Host) -> None:
+    orders(host, [1, 2])
+    raised_at = len(host.log)
+    raise_min_isr(host)
+    host.fence(2)
+    host.settle()
+    host.boot()
+    host.tells.clear()
+    host.list_actors()
+    host.catch_up(raised_at)
+    broker_epoch = host.controller.image.brokers[1].broker_epoch
+    host.step(m.NodeRegistered(broker_epoch=broker_epoch, committed=len(host.log)))
+    host.greet(LEADER)
+    assert not host.tells, "it runs under a higher min.insync.replicas already"
+    host.catch_up()
+    configure, slice = (tell.message for tell in host.tells)
+    assert isinstance(configure, m.Configure) and configure.configs["min.insync.replicas"] == "2"
+    assert isinstance(slice, m.Slice) and slice.applied == len(host.log)
+
+
+def test_a_fresh_node_that_reads_all_at_once_tells_of_configs_before_slices(host: Host) -> None:
+    orders(host, [1, 2])
+    raise_min_isr(host)
+    host.settle()
+    host.boot()
+    host.tells.clear()
+    host.list_actors()
+    host.greet(LEADER)
+    host.register()
     assert [type(tell.message) for tell in host.tells] == [m.Configure, m.Slice]
 
 
