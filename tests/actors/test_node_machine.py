@@ -79,6 +79,17 @@ def test_a_clock_that_was_set_back_gives_no_incarnation_that_others_would_take_f
     assert host.node.new_incarnation() > late
 
 
+def test_a_list_that_a_predecessor_asked_for_says_nothing_of_our_starts(host: Host) -> None:
+    host.create("orders")
+    host.catch_up()
+    while not host.starts:
+        host.answer_grant()
+    host.step(m.ActorsListed(actors=[], number=3))
+    assert len(host.starts) == 1
+    host.settle()
+    assert len(host.starts) == 1 and host.node.ready
+
+
 @pytest.mark.parametrize("lost", ["all", "the topic", "the cluster"])
 def test_a_snapshot_of_former_times_or_of_another_cluster_removes_nothing(host: Host, lost: str) -> None:
     """A controller that has just started, and reaches nobody of the quorum, may know nothing at all."""
