@@ -84,7 +84,7 @@ class NodeMachine:
         self.locals: dict[Key, Local] = {}
         self.fixed: dict[str, m.ActorEntry] = {}
         self._next_incarnation = first_incarnation
-        # The number of the list that the Supervisor was asked for last. A predecessor's, answered to us, has a lower one.
+        # The number of the list that the Supervisor was asked for last; a predecessor's, told to us, has a lower one.
         self.listing: int = first_incarnation
         # Records from this offset on were committed while this Node lives.
         self._fresh_from: int | None = None
