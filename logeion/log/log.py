@@ -96,7 +96,7 @@ class Log:
         self.cut_bytes: int = found.cut_bytes
         self.size: int = sum(segment.size for segment in found.segments.values())
         self.failed: StorageError | None = None
-        self.generation = 0
+        self.generation: int = 0
         # The caller's clock when it last told: the log has none of its own.
         self.now_ms: int = now_ms
         # Sealed segments whose bytes or indexes may not be on the device yet, oldest first.
