@@ -26,6 +26,11 @@ def _tree(broker: Running) -> str:
         return f"(not to be had: {error})"
     columns = [column for column in COLUMNS if any(column in actor for actor in actors)]
     rows = [columns, *([_cell(actor.get(column)) for column in columns] for actor in actors)]
+    for at, row in enumerate(rows[1:]):
+        # Every supervisor comes before what it has started.
+        if actors[at].get("kind") != "supervisor" and "id" in columns:
+            last = at + 1 == len(actors) or actors[at + 1].get("kind") == "supervisor"
+            row[columns.index("id")] = ("└─ " if last else "├─ ") + row[columns.index("id")]
     widths = [max(len(row[at]) for row in rows) for at in range(len(columns))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -154,7 +154,8 @@ def test_a_failure_brings_log_topics_and_actors(pytester: pytest.Pytester, worke
             "*starting partition/orders-0*",
             "orders:",
             "*0* @ 0 b'a key': b'a value to be seen'",
-            "*partition/orders-0 *running*",
+            "1 *supervisor/1 *running*",
+            "1 *─ partition/orders-0 *running*",
         ]
     )
 
