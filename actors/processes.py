@@ -27,6 +27,15 @@ def descendants(pids: list[int]) -> list[int]:
     return found
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether the process was stopped by a signal or a debugger, and does nothing until it is let go on."""
+    try:
+        # The state is what follows the name, which may itself hold a parenthesis.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+    except (OSError, IndexError):
+        return False
+
+
 def reap() -> list[tuple[int, int]]:
     """Collect the children that have ended, orphans of the tree too: pid and exit code, -N for a signal."""
     ended = []

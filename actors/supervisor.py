@@ -31,6 +31,7 @@ from .messages import (
     StartActor,
     StopActor,
 )
+from .processes import is_stopped
 from .restarts import Policy, Restarts
 from .runtime import EXIT_CONFIG, EXIT_CRASH, FAILURE, ActorBase, ActorSpec
 from .spare import KIND as SPARE
@@ -240,8 +241,11 @@ class Supervisor(Actor):
         return [child for child in self._children.values() if child.kind == SPARE]
 
     def _from_spare(self, spec: ActorSpec) -> Child | None:
-        """A spare that becomes this actor; one that is dead is reaped like any."""
+        """A spare that becomes this actor; one that is dead is reaped like any, one that is stopped is of no use."""
         for spare in self._spares():
+            if is_stopped(spare.pid):
+                spare.signal(signal.SIGKILL)
+                continue
             child = spare.become(spec)
             if child is not None:
                 del self._children[spare.actor]

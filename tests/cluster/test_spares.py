@@ -42,14 +42,18 @@ def test_a_killed_leader_comes_back_in_the_process_that_waited(tmp_path: Path) -
             spare_of(cluster, leader.node, but=spare.pid)
         assert failed == [None] * 3
 
-        # Without one that is of use, a fork does it; the dead spare is replaced.
-        leader = cluster.leader("orders-0")
-        spare = spare_of(cluster, leader.node)
-        cluster.signal(spare.pid, signal.SIGKILL)
-        cluster.kill(leader)
-        producer.produce("orders", b"last", on_delivery=lambda error, _: failed.append(error))
-        assert producer.flush(20) == 0 and failed == [None] * 4
-        spare_of(cluster, leader.node, but=spare.pid)
+        # Without one that is of use, a fork does it; the spare that is dead or stopped is replaced.
+        for useless in (signal.SIGKILL, signal.SIGSTOP):
+            leader = cluster.leader("orders-0")
+            spare = spare_of(cluster, leader.node)
+            cluster.signal(spare.pid, useless)
+            cluster.kill(leader)
+            producer.produce("orders", b"last", on_delivery=lambda error, _: failed.append(error))
+            assert producer.flush(20) == 0 and failed.pop() is None
+            after = cluster.leader("orders-0")
+            assert after.pid != spare.pid and after.epoch > leader.epoch
+            spare_of(cluster, leader.node, but=spare.pid)
+            until(lambda spare=spare: not spare.alive(), SOON_S, "the useless spare is gone")
         cluster.wait_healthy()
 
 
