@@ -224,6 +224,8 @@ class ControllerShell(Shell):
         refusal = Refused(code=KafkaStorageError.code, reason=str(error))
         self.member = self._new_member(refusal)
         self._events.clear()
+        # Those that the member has not heard of are answered with the others.
+        self._asks.clear()
         for ticket in list(self._tickets):
             self._answer(ticket, refusal)
         self._rejoining = self.loop.create_task(self._rejoin())

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from logeion.actors import messages as m
 from logeion.actors.controller import actor
+from logeion.actors.controller.raft.effects import Write
 from logeion.actors.lanes import LaneError, RefusedError
+from logeion.actors.stream import Frame
 from tests.actors.quorum_world import Follower, quorum, until
 
 
@@ -485,11 +487,14 @@ def test_a_full_disk_refuses_and_is_used_again_once_there_is_room(
 
         monkeypatch.setattr("logeion.actors.controller.storage.Files", Disk)
         monkeypatch.setattr("logeion.actors.controller.actor.FULL_AGAIN_S", 0.05)
+        uncaught: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: uncaught.append(context))
         async with quorum(tmp_path, monkeypatch, voters=1) as world:
             host = world.hosts[1]
             follower = await host.follow()
             assert await ids(follower) == 0
             full = True
+            ask_during_the_next_write(host.shell)
             for _ in range(3):
                 with pytest.raises(RefusedError) as refused:
                     await ids(follower)
@@ -502,5 +507,20 @@ def test_a_full_disk_refuses_and_is_used_again_once_there_is_room(
             assert await ids(follower) == 1000, "nothing of what was refused is there"
             await until(lambda: late.image.next_producer_id == follower.image.next_producer_id == 2000)
             assert late.snapshots == follower.snapshots == 0
+        assert uncaught == []
 
     run(test)
+
+
+def ask_during_the_next_write(shell: actor.ControllerShell | None) -> None:
+    """One more question arrives while what was asked before is being written: the member has not heard of it."""
+    assert shell is not None and shell.storage is not None
+    storage, honest = shell.storage, shell.storage.carry_out
+
+    def carry_out(writes: Sequence[Write]) -> None:
+        storage.carry_out = honest  # type: ignore[method-assign]
+        ((lane, request),) = shell._tickets.values()
+        shell._on_message(lane, request + 1, m.AllocateProducerIds(node=1), Frame(memoryview(b""), None))
+        honest(writes)
+
+    storage.carry_out = carry_out  # type: ignore[method-assign]

@@ -208,6 +208,8 @@ class ControllerProcess(Process):
         self.member = self._new_member(refusal)
         # Who wants to follow is no business of the member's.
         self._events = deque(event for event in self._events if isinstance(event, tuple))
+        # Those that the member has not heard of are answered with the others.
+        self._asks.clear()
         for ticket in list(self._tickets):
             self._answer(ticket, refusal)
         self.later(FULL_AGAIN_S, self._open)
