@@ -175,7 +175,10 @@ class ClusterWorld(World):
             return False
         followers = [self.hosts[node].processes.get(f"replica/{truth.directory}") for node in newest.replicas]
         return all(
-            isinstance(process, ReplicaProcess) and process.log is not None and process.log.high_watermark == end
+            isinstance(process, ReplicaProcess)
+            and process.log is not None
+            # One that has not heard of a new leader may still hold more than that has.
+            and process.log.high_watermark == process.log.end_offset == end
             for node, process in zip(newest.replicas, followers, strict=True)
             if node != newest.leader
         )
