@@ -4,6 +4,8 @@
     dialler -> port      Claim:    32 random bytes | MAC | u8 length | target, the name of the actor it wants
     port    -> dialler   Answer:   MAC | u8 status (0: yours) | u8 length | reason
 
+Who wants no lane, only to know whether an actor's process has ended, puts ``probe-`` before its name.
+
 Each MAC is HMAC-SHA256 under the secret over a label of its role, both random values and the target, the port's also
 over status and reason: nothing can be replayed, reflected or redirected. The dialler proves itself first, so that a
 stranger is told nothing that depends on the secret. This gives no secrecy, and no integrity to what follows.
@@ -27,7 +29,9 @@ GREETING_SIZE = len(MAGIC) + 1 + NONCE_SIZE
 CLAIM_HEAD = NONCE_SIZE + MAC_SIZE + 1
 ANSWER_HEAD = MAC_SIZE + 2
 
-OK, NOT_THERE, BUSY = 0, 1, 2
+OK, NOT_THERE, BUSY, RUNS, ENDED = range(5)
+
+PROBE = "probe-"
 
 _TARGET = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 

@@ -275,6 +275,9 @@ class _Arrival:
     def find(self) -> None:
         """Give it to its actor, now or as soon as that listens."""
         name = self._target.decode()
+        if name.startswith(handshake.PROBE):
+            self._tell(name.removeprefix(handshake.PROBE))
+            return
         try:
             self._inbox = connect_inbox(self._owner.run_dir / f"{name}.in")
         except OSError as error:
@@ -286,6 +289,20 @@ class _Arrival:
             return
         self._owner.found(self)
         self._pass_on()
+
+    def _tell(self, name: str) -> None:
+        """Only whether the actor's process has ended.
+
+        A socket that nobody holds proves that whoever bound it is gone; one that is missing proves nothing.
+        """
+        try:
+            connect_inbox(self._owner.run_dir / f"{name}.in").close()
+        except ConnectionRefusedError:
+            self._refuse(handshake.ENDED, f"{name} has ended", logging.DEBUG)
+        except OSError as error:
+            self._refuse(handshake.NOT_THERE, f"no {name} here: {error.strerror}", logging.DEBUG)
+        else:
+            self._refuse(handshake.RUNS, f"{name} runs", logging.DEBUG)
 
     def _pass_on(self) -> None:
         """Give it to the actor; while that has no room for it, try again."""
@@ -301,12 +318,12 @@ class _Arrival:
         else:
             self._close()
 
-    def _refuse(self, status: int, reason: str) -> None:
+    def _refuse(self, status: int, reason: str, level: int = logging.INFO) -> None:
         with contextlib.suppress(OSError):
             self._sock.send(
                 handshake.answer(self._owner.secret, self._nonce, self._theirs, self._target, status, reason)
             )
-        log.info("lane refused peer=%s: %s", show_address(self.host, self.port), reason)
+        log.log(level, "lane refused peer=%s: %s", show_address(self.host, self.port), reason)
         self._close()
 
     def _late(self) -> None:
@@ -357,7 +374,9 @@ async def dial_host(
         async with asyncio.timeout(HANDSHAKE_S):
             sock = await _connect(loop, host, port)
             try:
-                await _prove(loop, sock, target, secret)
+                status, reason = await _prove(loop, sock, target, secret)
+                if status != handshake.OK:
+                    raise HandshakeError(reason)
             except BaseException:
                 sock.close()
                 raise
@@ -368,7 +387,26 @@ async def dial_host(
     return await lane_over(loop, sock, on_message=on_message, on_closed=on_closed)
 
 
-async def _prove(loop: asyncio.AbstractEventLoop, sock: socket.socket, target: str, secret: bytes) -> None:
+async def has_ended(loop: asyncio.AbstractEventLoop, host: str, port: int, actor: str, *, secret: bytes) -> bool:
+    """Whether the process of this actor (its lane socket's name) has ended, as its own host sees it; no lane is opened.
+
+    False: it runs, or that host cannot tell. Raises as ``dial_host`` does.
+    """
+    where = f"{actor} at {show_address(host, port)}"
+    try:
+        async with asyncio.timeout(HANDSHAKE_S):
+            sock = await _connect(loop, host, port)
+            with sock:
+                status, _ = await _prove(loop, sock, handshake.PROBE + actor, secret)
+    except TimeoutError as error:
+        raise LaneTimeout(f"{where}: no handshake in time") from error
+    except HandshakeError as error:
+        raise LaneError(f"{where}: {error}") from error
+    return status == handshake.ENDED
+
+
+async def _prove(loop: asyncio.AbstractEventLoop, sock: socket.socket, target: str, secret: bytes) -> tuple[int, str]:
+    """What the port answers once both sides have proved themselves: its status and reason."""
     theirs = handshake.read_greeting(await _read(loop, sock, handshake.GREETING_SIZE, "it closed before its greeting"))
     nonce = os.urandom(handshake.NONCE_SIZE)
     await loop.sock_sendall(sock, handshake.claim(secret, theirs, nonce, target))
@@ -376,9 +414,7 @@ async def _prove(loop: asyncio.AbstractEventLoop, sock: socket.socket, target: s
     size = handshake.answer_size(head)
     if size > len(head):
         head += await _read(loop, sock, size - len(head), "it closed in the middle of its answer")
-    status, reason = handshake.read_answer(secret, theirs, nonce, target, head)
-    if status != handshake.OK:
-        raise HandshakeError(reason)
+    return handshake.read_answer(secret, theirs, nonce, target, head)
 
 
 async def _read(loop: asyncio.AbstractEventLoop, sock: socket.socket, size: int, otherwise: str) -> bytes:

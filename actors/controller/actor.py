@@ -13,7 +13,7 @@ from typing import cast, get_args
 
 from logeion.wire.errors import InvalidRequestError, KafkaStorageError, NotControllerError, StorageError
 
-from ..hosts import dial_host, load_secret
+from ..hosts import dial_host, has_ended, load_secret
 from ..lanes import Lane, LaneError, LaneListener, OnClosed, OnMessage, RefusedError, socket_path
 from ..messages import (
     AnyMessage,
@@ -32,9 +32,9 @@ from .events import Acts, Ask, Asks, Compacted, Event, HostSeen, Learned, NotRel
 from .machine import ControllerMachine
 from .member import Member, Surroundings
 from .observing import Observing
-from .peers import Dial, NotReached, Peers
+from .peers import NotReached, Peers
 from .probing import Probing
-from .raft.messages import AppendEntries, Elapsed, InstallSnapshot, LeaderGone, Resign, Told
+from .raft.messages import AppendEntries, Elapsed, InstallSnapshot, LeaderGone, Resign, Restarted, Told
 from .raft.state import Settings
 from .storage import VoterStorage, is_full
 from .subscribers import Subscribers
@@ -75,21 +75,26 @@ class ControllerShell(Shell):
         self._tickets: dict[int, tuple[Lane, int]] = {}
         self._ticket = 0
         self._turning = self._due = self._decided = False
+        self._leader = -1
         self._missing_from = self.loop.time() + STARTING_S
         self._timer: asyncio.TimerHandle | None = None
         self.member: Member = self._new_member()
         self.subscribers: Subscribers = Subscribers(
             lambda: self.member.image.records(), lambda: self.member.applied, lambda: self.member.decides
         )
-        dial = self._dial("controller")
-        self.peers: Peers = Peers(self.loop, dial, self._addresses, self._broken)
-        # No actor has this name: a host that answers so has answered.
+        self._secret: bytes = load_secret(config) if config.cluster.voters else b""
+        self.peers: Peers = Peers(self.loop, self._dial, self._addresses, self._broken)
         self.probing: Probing = Probing(
-            self.loop, self._dial("probe"), self._addresses, lambda node: self._post(HostSeen(node, running=False))
+            self.loop,
+            self._has_ended,
+            self._addresses,
+            led_by=lambda node: self.member.led_by(node),
+            on_ended=lambda node, term: self._post(Restarted(term=term, voter=node)),
+            on_gone=lambda node: self._post(HostSeen(node, running=False)),
         )
         self.observing: Observing = Observing(
             self.loop,
-            dial,
+            self._dial,
             self._voter_addresses,
             lambda: self.member.applied,
             lambda committed: self._post(Learned(committed)),
@@ -146,17 +151,15 @@ class ControllerShell(Shell):
     def _new_storage(self) -> VoterStorage:
         return VoterStorage(Path(self.spec.data_dir), now_ms=_now_ms)
 
-    def _dial(self, target: str) -> Dial:
-        secret = load_secret(self.config) if self.config.cluster.voters else b""
+    async def _dial(
+        self, host: str, port: int, *, on_message: OnMessage | None = None, on_closed: OnClosed | None = None
+    ) -> Lane:
+        return await dial_host(
+            self.loop, host, port, "controller", secret=self._secret, on_message=on_message, on_closed=on_closed
+        )
 
-        async def dial(
-            host: str, port: int, *, on_message: OnMessage | None = None, on_closed: OnClosed | None = None
-        ) -> Lane:
-            return await dial_host(
-                self.loop, host, port, target, secret=secret, on_message=on_message, on_closed=on_closed
-            )
-
-        return dial
+    async def _has_ended(self, host: str, port: int) -> bool:
+        return await has_ended(self.loop, host, port, "controller", secret=self._secret)
 
     def _addresses(self, node: int) -> list[tuple[str, int]]:
         """Where this node's cluster port may be: configured for the first voters, registered by the others."""
@@ -307,7 +310,7 @@ class ControllerShell(Shell):
                 return
         for send in acts.raft.after:
             self.peers.tell(send.to, send.message)
-        self.subscribers.leads(self.member.leader)
+        self._tell_leader()
         for commit in acts.publish:
             self.subscribers.committed(commit)
         if acts.publish:
@@ -317,6 +320,14 @@ class ControllerShell(Shell):
         for relay in acts.relays:
             self._relay(relay)
         self._take_snapshot()
+
+    def _tell_leader(self) -> None:
+        leader, raft = self.member.leader, self.member.raft
+        if leader != self._leader:
+            self._leader = leader
+            who = "nobody" if leader < 0 else f"node {leader}"
+            log.info("%s leads the metadata quorum term=%s", who, "?" if raft is None else raft.term)
+        self.subscribers.leads(leader)
 
     def _take_snapshot(self) -> None:
         snapshot = self.member.snapshot()

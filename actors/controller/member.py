@@ -64,7 +64,7 @@ from .raft.messages import (
     Snapshot,
     VoterId,
 )
-from .raft.roles import LONG_AGO, Leader
+from .raft.roles import LONG_AGO, Follower, Leader
 from .raft.state import Settings, Stored
 
 # Requests that are decided in one go, so become one write and one sync.
@@ -155,6 +155,11 @@ class Member:
         if self.raft is not None and self.votes:
             return -1 if self.raft.leader is None else self.raft.leader
         return self._learned_leader
+
+    def led_by(self, node: int) -> int | None:
+        """The term in which this voter follows that one; None if it does not."""
+        role = self.raft.role if self.raft is not None else None
+        return self.raft.term if self.raft is not None and isinstance(role, Follower) and role.leader == node else None
 
     @property
     def decides(self) -> bool:

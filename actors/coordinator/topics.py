@@ -19,7 +19,8 @@ from ..stream import Frame
 
 log: logging.Logger = logging.getLogger(__name__)
 
-FIRST_RETRY_S, LAST_RETRY_S = 0.01, 1.0
+# Between two attempts to dial the Controller: there may be hundreds of groups on a host.
+FIRST_RETRY_S, LAST_RETRY_S = 0.01, 0.2
 SUBSCRIBE_S = 30.0
 # How long the leader of the quorum may take to say how far the log is committed, and when it is asked again.
 COMMITTED_S, COMMITTED_AGAIN_S = 10.0, 0.2

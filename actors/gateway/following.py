@@ -15,8 +15,9 @@ from .state import Gateway
 
 log: logging.Logger = logging.getLogger(__name__)
 
-# Between two attempts to dial, in seconds: a process that was just killed is back within tens of milliseconds.
-FIRST_RETRY_S, LAST_RETRY_S = 0.01, 1.0
+# Between two attempts to dial, in seconds: a process that was just killed is back within tens of milliseconds. Clients
+# wait for a Controller that takes longer; of a partition Node says when it runs.
+FIRST_RETRY_S, CONTROLLER_RETRY_S, LAST_RETRY_S = 0.01, 0.05, 1.0
 
 SUBSCRIBE_S = 30.0
 
@@ -72,7 +73,7 @@ class Following:
             except (OSError, LaneError):
                 pass  # not up yet, or just killed
             await asyncio.sleep(retry_s)
-            retry_s = min(2 * retry_s, LAST_RETRY_S)
+            retry_s = min(2 * retry_s, CONTROLLER_RETRY_S)
 
     def _subscribe(self, lane: Lane) -> None:
         def on_reply(reply: AnyMessage | LaneError) -> None:

@@ -16,8 +16,9 @@ from .events import AnyEvent, Beat, BeatAnswered, BeatFailed, DownFailed, GrantF
 
 log: logging.Logger = logging.getLogger(__name__)
 
-# Between two attempts to dial: the Controller starts beside Node, and is back within tens of milliseconds.
-FIRST_RETRY_S, LAST_RETRY_S = 0.01, 1.0
+# Between two attempts to dial: the Controller starts beside Node, and is back within tens of milliseconds. Where it is
+# not, clients wait for nothing else: an attempt that finds nobody costs a few system calls.
+FIRST_RETRY_S, LAST_RETRY_S = 0.01, 0.05
 SUBSCRIBE_S = 30.0
 REQUEST_S = 10.0
 REGISTER_AGAIN_S = 1.0

@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
-from logeion.actors import lanes
+from logeion.actors import handover, lanes
 from logeion.actors import messages as m
 from logeion.actors.config import ClusterSection, Config, ControllerSection, StorageSection
 from logeion.actors.controller.actor import ControllerShell
@@ -161,7 +162,9 @@ class Host:
         self.shell = None
         shell._turn = lambda: None  # type: ignore[method-assign]
         assert shell.listener is not None
-        shell.listener.close()
+        # The sockets' names stay, as nobody removes them.
+        with mock.patch.object(lanes, "unbind_path"), mock.patch.object(handover, "unbind_path"):
+            shell.listener.close()
         shell.peers.close()
         shell.stopping = True
         shell.observing.want(False)

@@ -354,17 +354,17 @@ def test_a_node_whose_port_refuses_is_fenced_well_before_its_session_is_over(
             # A controller alone dies, and comes back: its host still answers.
             shell = dead.shell
             assert shell is not None
-            refused: list[bool] = []
-            honest = shell.probing._refuses
+            answers: list[bool | None] = []
+            honest = shell.probing._ask
 
-            async def probe(node: int) -> bool:
-                refused.append(await honest(node))
-                return refused[-1]
+            async def ask(node: int) -> bool | None:
+                answers.append(await honest(node))
+                return answers[-1]
 
-            monkeypatch.setattr(shell.probing, "_refuses", probe)
+            monkeypatch.setattr(shell.probing, "_ask", ask)
             other.kill()
-            await until(lambda: refused)
-            assert refused == [False]
+            await until(lambda: answers)
+            assert answers == [True]
             await other.start()
             assert not image.fenced
             # A whole host dies, with the controller that leads.
@@ -374,6 +374,47 @@ def test_a_node_whose_port_refuses_is_fenced_well_before_its_session_is_over(
             dead.socket.close()
             await until(lambda: followers[alive.node].image.fenced, what="fenced")
             assert followers[alive.node].image.fenced == {dead.node}
+
+    run(test)
+
+
+def test_a_leader_whose_host_says_that_it_has_ended_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody but its host could know: its lease would end in 20 s, and it does not start again."""
+
+    async def test() -> None:
+        monkeypatch.setattr("tests.actors.quorum_world.ELECTION_MS", 20_000)
+        async with quorum(tmp_path, monkeypatch) as world:
+            first = await world.leader()
+            others = world.others(first)
+            followers = [await host.follow() for host in others]
+            assert await ids(followers[0]) == 0
+            first.kill()
+            second = await world.leader()
+            assert second in others
+            assert await ids_in_the_end(followers[1]) > 0
+            (third,) = (host for host in others if host is not second)
+
+            # One that only hides is no case for that: its host sees that it runs.
+            await first.start()
+            assert first.shell is not None
+            rejoined = first.shell.member
+            await until(lambda: rejoined.leader == second.node)
+            assert third.shell is not None and second.shell is not None and second.shell.listener is not None
+            asked: list[bool | None] = []
+            honest = third.shell.probing._ask
+
+            async def ask(node: int) -> bool | None:
+                asked.append(await honest(node))
+                return asked[-1]
+
+            monkeypatch.setattr(third.shell.probing, "_ask", ask)
+            for lane in list(second.shell.listener.lanes):
+                if lane.peer is not None and lane.peer.kind == "controller":
+                    lane.close("cut")
+            await until(lambda: not third.shell.probing._tasks and asked)
+            assert set(asked) == {False} and third.shell.member.led_by(second.node) is not None
 
     run(test)
 
@@ -487,8 +528,6 @@ def test_a_full_disk_refuses_and_is_used_again_once_there_is_room(
 
         monkeypatch.setattr("logeion.actors.controller.storage.Files", Disk)
         monkeypatch.setattr("logeion.actors.controller.actor.FULL_AGAIN_S", 0.05)
-        uncaught: list[dict[str, object]] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: uncaught.append(context))
         async with quorum(tmp_path, monkeypatch, voters=1) as world:
             host = world.hosts[1]
             follower = await host.follow()
@@ -507,7 +546,6 @@ def test_a_full_disk_refuses_and_is_used_again_once_there_is_room(
             assert await ids(follower) == 1000, "nothing of what was refused is there"
             await until(lambda: late.image.next_producer_id == follower.image.next_producer_id == 2000)
             assert late.snapshots == follower.snapshots == 0
-        assert uncaught == []
 
     run(test)
 

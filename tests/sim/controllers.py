@@ -23,7 +23,7 @@ from logeion.actors.controller.member import (
     Relayed,
     Surroundings,
 )
-from logeion.actors.controller.raft.messages import Elapsed, LeaderGone, Told
+from logeion.actors.controller.raft.messages import Elapsed, LeaderGone, Restarted, Told
 from logeion.actors.controller.raft.state import Settings
 from logeion.actors.controller.storage import VoterStorage, is_full
 from logeion.actors.controller.subscribers import Subscribers
@@ -347,13 +347,28 @@ class ControllerProcess(Process):
         def opened(lane: Port) -> None:
             self._lanes[relay.to] = lane
             lane.on_message = self._told
-            lane.on_closed = lambda _: self.take(LeaderGone(relay.to))
+            lane.on_closed = lambda _: self._broken(relay.to)
             self._relay_by(lane, relay)
 
         def failed() -> None:
             self.take(NotRelayed(relay.ticket))
 
         self.world.network.dial(self, lambda: host.processes.get("controller"), opened, failed, host.number)
+
+    def _broken(self, node: int) -> None:
+        """A lane to this node's Controller has closed: its host is asked what has become of it."""
+        self.take(LeaderGone(node))
+        term = self.member.led_by(node)
+        if term is not None:
+            self.world.network.datagram(self.host, node, self._asked, node, term)
+
+    def _asked(self, node: int, term: int) -> None:
+        """On that host: its Node looks for the Controller's socket."""
+        processes = self.world.hosts[node].processes
+        answering = processes.get("node")
+        if answering is not None and not answering.frozen and "controller" not in processes:
+            ended = Restarted(term=term, voter=node)
+            self.world.network.datagram(node, self.host, self.run, self.take, ended)
 
     def _relay_by(self, lane: Port, relay: Relay) -> None:
         def answered(reply: m.Message | None) -> None:

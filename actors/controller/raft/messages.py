@@ -125,7 +125,7 @@ class TakeOver(Message, frozen=True, kw_only=True):
 
 class Restarted(Message, frozen=True, kw_only=True):
     """Voter that has stood in this term to all, once: I have lost my memory, so if I led it I do no longer, and what
-    you promised me is void."""
+    you promised me is void. Its host may be earlier to know, and then a voter tells itself."""
 
     term: int
     voter: VoterId
