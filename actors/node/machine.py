@@ -575,8 +575,8 @@ class NodeMachine:
         if local.role is None:
             if self.directories.owned_by(local):
                 self.directories.remove(local)
-            else:
-                self._drop(key)
+            elif not self.directories.is_being_freed(local):
+                self._drop(key, now)
         elif local.role == FOLLOWER and local.lost:
             if self.directories.set_aside(local, now):
                 self.starts.report_down(local)
@@ -587,7 +587,7 @@ class NodeMachine:
         key = (event.topic_id, event.partition)
         local = self.locals.get(key)
         if local is not None and local.role is None:
-            self._drop(key)
+            self._drop(key, now)
         elif local is not None:
             self.directories.put_aside(local, failed=event.failed, now=now)
             self._reconcile(key, now)
@@ -598,11 +598,12 @@ class NodeMachine:
             self._want(key)
             self._reconcile(key, now)
 
-    def _drop(self, key: Key) -> None:
+    def _drop(self, key: Key, now: float) -> None:
         """Nothing of this partition is left here; whoever waits for its directory's name may go on."""
         self.starts.forget(key)
-        for other in self.directories.drop(key):
-            self.starts.want(other)
+        # Those that are to go, too, first: what lies there may be theirs.
+        for other in sorted(self.directories.drop(key), key=lambda other: self.locals[other].role is not None):
+            self._reconcile(other, now)
 
     # Time
 

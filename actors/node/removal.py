@@ -66,6 +66,15 @@ class Directories:
         """Whether the directory's name is this one's, or free (then it is from now on)."""
         return self._owners.setdefault(local.directory, local.key) == local.key
 
+    def is_being_freed(self, local: Local) -> bool:
+        """Whether the name is that of one whose directory is on its way out.
+
+        A Node that starts knows only from the log who had a name, one after the other, and not whose files lie there:
+        each of them is removed in its turn.
+        """
+        owner = self.host.locals.get(self._owners.get(local.directory, local.key))
+        return owner is not None and owner is not local and owner.role is None
+
     def remove(self, local: Local, *, keep: bool = False) -> None:
         """Have the directory put out of the way; nobody holds it any more."""
         local.removing = True

@@ -298,6 +298,27 @@ def test_a_topic_deleted_while_the_node_was_down_is_removed_when_the_log_is_read
     assert not host.processes
 
 
+def test_a_directory_goes_whoever_of_those_that_had_its_name_has_left_it(host: Host) -> None:
+    """A fresh Node frees the name for a second topic, whose files lie there already; then that is deleted, too."""
+    first = host.create("orders")
+    host.settle()
+    host.delete("orders")
+    second = host.create("orders")
+    host.settle()
+    host.processes.clear()
+    host.removed.clear()
+    host.boot()
+    host.connect()
+    assert [one.topic_id for one in host.removing] == [first]
+    host.delete("orders")
+    third = host.create("orders")
+    host.catch_up()
+    host.settle()
+    assert [one.topic_id for one in host.removed] == [first, second]
+    assert host.processes["partition/orders-0"].topic_id == third
+    assert host.node.ready and [key[0] for key in host.node.locals] == [third]
+
+
 def test_changed_configs_reach_the_running_actor_once(host: Host) -> None:
     host.create("orders")
     host.settle()
