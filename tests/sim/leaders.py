@@ -160,6 +160,8 @@ class PartitionProcess(Actor):
                 raise error
             target = self.machine.trim_target(message.offset)
             truth = self.world.judge.truths.get(self.key)
+            # This very step may have appended, and committed, what came before.
+            self.look_again()
             if truth is not None:
                 self.world.judge.trimming(self.host, truth, target, log.high_watermark)
             start = log.delete_before(target)
