@@ -317,6 +317,8 @@ class Member:
                 acts.answers += [Answer(read.ask.ticket, told) for read in self._reads]
                 self._reads.clear()
             return
+        if not self._relayed and not self._waiting:
+            return
         leader = self.leader
         if leader != -1:
             for ticket, (to, _) in list(self._relayed.items()):

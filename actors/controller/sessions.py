@@ -59,13 +59,18 @@ class Sessions:
         nodes = list(nodes)
         if not self._gone.isdisjoint(nodes):
             return now
-        look = (now if self._looked is None else self._looked) + self.session_s / 4
+        looked, session_s = self._looked, self.session_s
+        look = (now if looked is None else looked) + session_s / 4
         for node in nodes:
             heard = self._heard.get(node, now)
-            for due in (heard + self.session_s, heard + 2 * self.session_s):
-                if self._looked is None or due > self._looked:
-                    look = min(look, due)
-                    break
+            due = heard + session_s
+            if looked is not None and due <= looked:
+                # Silent by then, and perhaps given one session more.
+                due = heard + 2 * session_s
+                if due <= looked:
+                    continue
+            if due < look:
+                look = due
         return look
 
     def _forgive(self, now: float) -> None:

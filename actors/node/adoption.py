@@ -61,11 +61,6 @@ class Processes:
         self._early: dict[tuple[str, type], Greeted | Reported] = {}
 
     @property
-    def deadlines(self) -> Iterable[float]:
-        """When something must have happened."""
-        return (one.deadline for one in self.all.values() if one.deadline is not None)
-
-    @property
     def starting(self) -> int:
         """How many are on their way up."""
         return sum(1 for one in self.all.values() if one.state in ("asked", "starting"))

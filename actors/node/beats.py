@@ -64,8 +64,11 @@ class Beats:
 
     @property
     def deadlines(self) -> list[float]:
-        """When something is due."""
-        return [*([] if self.due is None else [self.due]), *self._drains.values()]
+        """When something is due; the list is the caller's own."""
+        moments = list(self._drains.values())
+        if self.due is not None:
+            moments.append(self.due)
+        return moments
 
     def elapsed(self, now: float, broker_epoch: int | None, applied: int) -> None:
         """Send what is due."""

@@ -160,6 +160,11 @@ class Companions:
     def _can_start(self, one: Companion) -> bool:
         return self.host.settled and one.key is not None and self.host.serving_epoch(one.key) is not None
 
+    @property
+    def waiting(self) -> bool:
+        """Whether anything is to be started."""
+        return bool(self._queue)
+
     def pump(self, room: int, now: float) -> None:
         """Start what waits, at most ``room``."""
         while self._queue and room > 0:

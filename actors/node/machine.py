@@ -156,16 +156,23 @@ class NodeMachine:
         if self.draining and not self._others():
             self.beats.drained()
         if not self.leaving:
-            room = self.starts.pump(now)
-            self.companions.pump(room - self.companions.starting, now)
+            self.starts.ask()
+            if self.starts.waiting or self.companions.waiting:
+                room = self.starts.pump(now)
+                self.companions.pump(room - self.companions.starting, now)
 
     @property
     def deadline(self) -> float | None:
         """When ``Elapsed`` should come; None for never."""
-        moments = [one.retry_at for one in self.locals.values() if one.retry_at is not None]
-        moments += self.actors.deadlines
-        moments += self.companions.deadlines
-        moments += self.beats.deadlines
+        moments = self.beats.deadlines
+        for local in self.locals.values():
+            if local.retry_at is not None:
+                moments.append(local.retry_at)
+        for process in self.processes.values():
+            if process.deadline is not None:
+                moments.append(process.deadline)
+        if self.companions.all:
+            moments += self.companions.deadlines
         moments += self.pings.deadlines
         if self.starts.deadline is not None:
             moments.append(self.starts.deadline)

@@ -143,8 +143,8 @@ class Starts:
 
     # Starting
 
-    def pump(self, now: float) -> int:
-        """Ask for what is wished, all at once; start what may start, so many at a time. Returns how many more may."""
+    def ask(self) -> None:
+        """Ask for what is wished, all at once."""
         host = self.host
         if host.broker_epoch is not None:
             down = self._downs.request(host.node, host.broker_epoch, self._epoch)
@@ -153,6 +153,15 @@ class Starts:
             request = self._grants.request(host.node, host.broker_epoch, self._seen_epoch)
             if request is not None:
                 host.emit(Ask(message=request))
+
+    @property
+    def waiting(self) -> bool:
+        """Whether anything is to be started."""
+        return any(self._queues.values())
+
+    def pump(self, now: float) -> int:
+        """Start what may start, so many at a time. Returns how many more may."""
+        host = self.host
         room = self.starts_max - host.actors.starting
         for queue in self._queues.values():
             # Without a registration there is no slice to start with.

@@ -228,9 +228,9 @@ class Log:
 
     def add_to_run(self, run: Run, buffers: Sequence[Data], first: int, header: BatchHeader) -> None:
         run.buffers += buffers
-        last = first + header.last_offset_delta
-        run.placed.append(Placed(last, run.position, header.size, header.max_timestamp))
-        run.position += header.size
+        last, size = first + header.last_offset_delta, header.size
+        run.placed.append(Placed(last, run.position, size, header.max_timestamp))
+        run.position += size
         run.next_offset = last + 1
 
     def write_run(self, run: Run, now_ms: int) -> None:

@@ -104,7 +104,7 @@ class Segment:
     @contextmanager
     def reading(self, suffix: str = LOG) -> Iterator[int]:
         """A descriptor for reading one of the files, opened if it is not open."""
-        kept = {LOG: self.fd, INDEX: self.index_fd, TIME_INDEX: self.time_fd}[suffix]
+        kept = self.fd if suffix == LOG else self.index_fd if suffix == INDEX else self.time_fd
         if kept >= 0:
             yield kept
             return
@@ -259,6 +259,8 @@ class Segment:
 
     def read(self, position: int, size: int, suffix: str = LOG) -> bytes:
         """Bytes of the log file, or of an index; raises ``StorageError``."""
+        if suffix == LOG and self.fd >= 0:
+            return self._pread(self.fd, suffix, size, position)
         with self.reading(suffix) as fd:
             return self._pread(fd, suffix, size, position)
 

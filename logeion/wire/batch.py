@@ -148,10 +148,11 @@ def iter_headers(view: Bytes, at: int = 0) -> Iterator[tuple[int, BatchHeader]]:
     end = len(view)
     while end - at >= HEADER_SIZE:
         header = read_header(view, at)
-        if header.size > end - at:
+        following = at + header.size
+        if following > end:
             return
         yield at, header
-        at += header.size
+        at = following
 
 
 def verify_crc(view: Bytes, header: BatchHeader, at: int = 0) -> None:
