@@ -70,6 +70,7 @@ class Judge:
         self.truths: dict[Key, Truth] = {}
         self.deleted: list[Truth] = []
         self.replicas: dict[tuple[int, Key], Replica] = {}
+        self.read: dict[bytes, Batch] = {}
         # (host, partition) that may lack what it should hold, and whether the cluster can know that by now.
         self.lost: dict[tuple[int, Key], bool] = {}
         # (host, partition) that has lost storage and has not been in the ISR since; not before this time, anyway.
@@ -174,7 +175,8 @@ class Judge:
         found = self.replicas.get((host, truth.key))
         if found is None:
             disk, path = self.world.hosts[host].disk, f"{DATA}/{truth.directory}"
-            found = Replica(LogView(disk, path, durable=False), LogView(disk, path, durable=True))
+            here = LogView(disk, path, self.read, durable=False)
+            found = Replica(here, LogView(disk, path, self.read, durable=True))
             self.replicas[(host, truth.key)] = found
         return found
 
@@ -192,33 +194,27 @@ class Judge:
         replica = self.replica(host, truth)
         view = replica.durable if self.world.settings.flush == "ack" else replica.here
         view.refresh()
-        self._compare(view, truth, truth.end, f"I1, I2: member {host} of {truth.directory}")
+        self._compare(view, truth, truth.end, "I1, I2: member {} of {}", host)
         if view.end < truth.end and truth.end > truth.start:
             raise Violated(
                 f"I2: {truth.describe()}: member {host} holds {'durably ' if view.durable else ''}only up to "
                 f"{view.end}: {truth.newest}"
             )
 
-    def _compare(self, view: LogView, truth: Truth, end: int, who: str) -> None:
-        """What lies below ``end`` in this log is what is true, without a hole, from where it was told to begin."""
+    def _compare(self, view: LogView, truth: Truth, end: int, what: str, host: int) -> None:
+        """What lies below ``end`` in this log is what is true, without a hole, from where it was told to begin.
+
+        ``what`` is put together with host and directory only if it is not: this is asked after every other step.
+        """
         for number in range(bisect_left(view.bases, view.compared), len(view.batches)):
             batch = view.batches[number]
             if batch.base >= end:
                 return
             if batch.next <= truth.start:
                 continue  # deleted, whatever it is: nobody is given it any more
-            if number and view.batches[number - 1].next != batch.base:
-                raise Violated(f"{who} has nothing between {view.batches[number - 1].next} and {batch.base}")
-            if not number and batch.base > truth.trimmed:
-                raise Violated(f"{who} begins at {batch.base}; only up to {truth.trimmed} was anything to be deleted")
-            known = truth.batches.get(batch.base)
-            if known is None:
-                raise Violated(f"{who} holds an offset {batch.base} that is none of the committed batches'")
-            if known.epoch != batch.epoch or known.body != batch.body:
-                raise Violated(
-                    f"{who} holds at offset {batch.base} a batch of epoch {batch.epoch}, not the committed one of "
-                    f"epoch {known.epoch}" + ("" if known.epoch != batch.epoch else ", with other bytes")
-                )
+            wrong = _wrong(view, number, truth)
+            if wrong:
+                raise Violated(f"{what.format(host, truth.directory)} {wrong}")
             view.compared = batch.next
 
     def logged(self, host: int, truth: Truth, *, leader: str, epoch: int, alive: bool = True) -> None:
@@ -259,7 +255,8 @@ class Judge:
     ) -> None:
         """A replica's watermark stands there."""
         replica = self.replica(host, truth)
-        knows_less = self.world.hosts[host].disk.knows_less(f"{DATA}/{truth.directory}")
+        disk = self.world.hosts[host].disk
+        knows_less = bool(disk.unwritten) and disk.knows_less(f"{DATA}/{truth.directory}")
         if high_watermark < replica.high_watermark and not knows_less:
             raise Violated(
                 f"I3: the watermark of {truth.directory} on {host} from {replica.high_watermark} to {high_watermark}"
@@ -273,7 +270,7 @@ class Judge:
             raise Violated(
                 f"I1: replica {host} of {truth.describe()} has the watermark {high_watermark}, which none had"
             )
-        self._compare(view, truth, high_watermark, f"I1: replica {host} of {truth.directory}, below its watermark,")
+        self._compare(view, truth, high_watermark, "I1: replica {} of {}, below its watermark,", host)
         if view.end < high_watermark and high_watermark > truth.start:
             raise Violated(
                 f"I1: replica {host} of {truth.describe()} ends at {view.end}, below its watermark {high_watermark}"
@@ -289,7 +286,7 @@ class Judge:
                 f"I8: leader {host} of {truth.describe()} moves its watermark to {end} with the ISR {isr} of "
                 f"{needed} needed"
             )
-        self._compare(view, truth, truth.end, f"I1, I2: leader {host} of {truth.directory}")
+        self._compare(view, truth, truth.end, "I1, I2: leader {} of {}", host)
         for batch in view.from_offset(truth.end):
             if batch.base >= end:
                 break
@@ -309,6 +306,8 @@ class Judge:
     def started(self, host: int, truth: Truth, log_start: int) -> None:
         """The log begins there; that only grows, and no further than a leader was told to delete."""
         replica = self.replica(host, truth)
+        if log_start == replica.log_start:
+            return
         if log_start < replica.log_start:
             raise Violated(f"I3: the log start of {truth.directory} on {host} from {replica.log_start} to {log_start}")
         replica.log_start = log_start
@@ -404,3 +403,18 @@ class Judge:
                 raise Violated(f"I1: a consumer of {truth.describe()} reads at {batch.base} what is not committed")
             position = batch.next
         return position
+
+
+def _wrong(view: LogView, number: int, truth: Truth) -> str:
+    """What is wrong with this batch of a log that should hold the truth; "" for nothing."""
+    batch = view.batches[number]
+    if number and view.batches[number - 1].next != batch.base:
+        return f"has nothing between {view.batches[number - 1].next} and {batch.base}"
+    if not number and batch.base > truth.trimmed:
+        return f"begins at {batch.base}; only up to {truth.trimmed} was anything to be deleted"
+    known = truth.batches.get(batch.base)
+    if known is None:
+        return f"holds an offset {batch.base} that is none of the committed batches'"
+    if known.epoch != batch.epoch:
+        return f"holds at offset {batch.base} a batch of epoch {batch.epoch}, not the committed one of {known.epoch}"
+    return "" if known.body == batch.body else f"holds at offset {batch.base} not the committed bytes"

@@ -158,7 +158,10 @@ class ControllerProcess(Process):
     # Steps
 
     def deadline(self) -> float | None:
-        return None if self._busy else max(self.member.deadline, self.now - 1.0)
+        if self._busy:
+            return None
+        due, now = self.member.deadline, self.now
+        return due if due > now else max(due, now - 1.0)
 
     def elapsed(self) -> None:
         if not self._busy:
@@ -173,8 +176,6 @@ class ControllerProcess(Process):
 
     def _step(self, event: Event) -> None:
         acts = self.member.step(event, self.now)
-        on = self.on
-        assert on is not None
         for send in acts.raft.before:
             self._send(send.to, send.message)
         if acts.raft.writes:
@@ -217,16 +218,17 @@ class ControllerProcess(Process):
     def _finish(self, acts: Acts) -> None:
         for send in acts.raft.after:
             self._send(send.to, send.message)
-        self.subscribers.leads(self.member.leader)
+        leader = self.member.leader
+        self.subscribers.leads(leader)
         for commit in acts.publish:
             self._publish(commit)
         for answer in acts.answers:
             self._answer(answer.ticket, answer.message)
         for relay in acts.relays:
             self._relay(relay)
-        if self.member.leader != self._told_leader:
-            self._told_leader = self.member.leader
-            self.world.note(f"controller {self.host}: node {self._told_leader} leads the quorum")
+        if leader != self._told_leader:
+            self._told_leader = leader
+            self.world.note(f"controller {self.host}: node {leader} leads the quorum")
         snapshot = self.member.snapshot()
         if snapshot is not None:
             try:

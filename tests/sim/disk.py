@@ -16,6 +16,7 @@ from logeion.log.files import Data, Entry, Files
 from logeion.log.names import LOCK, STATE
 
 SECTOR = 512
+_STATE = f"/{STATE}"
 # The changes after which a directory may name other inodes.
 NAMING = frozenset(("create", "rename", "link", "unlink", "sync_dir", "mkdir"))
 
@@ -91,8 +92,12 @@ class Inode:
 
 
 def _put(into: bytearray, at: int, data: bytes) -> None:
-    if at > len(into):
-        into += bytes(at - len(into))
+    size = len(into)
+    if at == size:
+        into += data
+        return
+    if at > size:
+        into += bytes(at - size)
     into[at : at + len(data)] = data
 
 
@@ -250,9 +255,9 @@ class ProcessFiles(Files):
 
     def pwritev(self, fd: int, buffers: Sequence[Data], at: int) -> int:
         inode, path = self._open[fd]
-        directory, _, name = path.rpartition("/")
-        if name != STATE:
+        if not path.endswith(_STATE):
             return self._write(inode, path, b"".join(buffers), at)
+        directory = path.removesuffix(_STATE)
         try:
             written = self._write(inode, path, b"".join(buffers), at)
         except OSError:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import Any
 
 
@@ -35,25 +35,27 @@ class Engine:
     def at(self, when: float, what: Callable[..., None], *arguments: Any) -> None:
         """Do this then, or now if that is past."""
         self._order += 1
-        heapq.heappush(self._events, (when if when > self.time else self.time, self._order, what, arguments))
+        heappush(self._events, (when if when > self.time else self.time, self._order, what, arguments))
 
     def after(self, delay: float, what: Callable[..., None], *arguments: Any) -> None:
         """Do this so much later."""
         self._order += 1
-        heapq.heappush(self._events, (self.time + delay, self._order, what, arguments))
-
-    @property
-    def pending(self) -> bool:
-        """Whether anything will happen before the next call of ``at``."""
-        return bool(self._events)
+        heappush(self._events, (self.time + delay, self._order, what, arguments))
 
     def next(self) -> None:
         """Do what comes next."""
-        self.time, _, what, arguments = heapq.heappop(self._events)
+        self.time, _, what, arguments = heappop(self._events)
         self.steps += 1
         if self.steps > STEPS_MAX:
             raise Stuck(f"{STEPS_MAX} steps and no end; the last was {what} {arguments}")
         what(*arguments)
+
+    def run(self, until: float) -> None:
+        """Let time pass."""
+        events, step = self._events, self.next
+        while self.time < until and events:
+            step()
+        self.time = max(self.time, until)
 
     def clear(self) -> None:
         """Nothing will happen any more."""

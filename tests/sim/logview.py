@@ -13,13 +13,14 @@ from tests.sim.disk import HostDisk, Inode
 # base offset, length, leader epoch, magic, crc | attributes, last offset delta, 2 timestamps, producer id, epoch,
 # sequence, count
 _HEADER = struct.Struct(">qiibIhiqqqhii")
+_length, _LENGTH_AT = struct.Struct(">i").unpack_from, 8
 _PREFIX = 12
 _CRC_FROM = 21
 _BODY_FROM = 16
 
 
 class Batch(NamedTuple):
-    """One batch: ``body`` is all of it that must never change, ``end`` its end in its file."""
+    """One batch: ``body`` is all of it that must never change."""
 
     base: int
     next: int
@@ -28,7 +29,14 @@ class Batch(NamedTuple):
     producer_epoch: int
     sequence: int
     body: bytes
-    end: int
+
+
+def _parse(whole: bytes) -> Batch | None:
+    """What these bytes are, whose length is right; None: no batch."""
+    base, _, epoch, magic, crc, _, delta, _, _, producer, producer_epoch, sequence, count = _HEADER.unpack_from(whole)
+    if magic != 2 or count < 1 or fastcrc.crc32.iscsi(whole[_CRC_FROM:]) != crc:
+        return None
+    return Batch(base, base + delta + 1, epoch, producer, producer_epoch, sequence, whole[_BODY_FROM:])
 
 
 class _File:
@@ -42,10 +50,15 @@ class _File:
 
 
 class LogView:
-    """``durable``: what a power cut would leave; else what a reader finds. ``refresh`` before looking."""
+    """``durable``: what a power cut would leave; else what a reader finds. ``refresh`` before looking.
 
-    def __init__(self, disk: HostDisk, path: str, *, durable: bool) -> None:
+    ``read``: what all views of a world have made of which bytes. Most batches lie on several disks, and again on their
+    devices: the same bytes are checked once.
+    """
+
+    def __init__(self, disk: HostDisk, path: str, read: dict[bytes, Batch], *, durable: bool) -> None:
         self.disk = disk
+        self.read = read
         self.path = path
         self.durable = durable
         self.batches: list[Batch] = []
@@ -112,9 +125,14 @@ class LogView:
 
     def _is_whole(self) -> bool:
         """Whether each file that is known still begins with what was read of it."""
-        for file in self._order:
-            if file.shape != (file.inode.synced_shape if self.durable else file.inode.shape):
-                return False
+        if self.durable:
+            for file in self._order:
+                if file.shape != file.inode.synced_shape:
+                    return False
+        else:
+            for file in self._order:
+                if file.shape != file.inode.shape:
+                    return False
         return True
 
     def _read_on(self) -> None:
@@ -133,23 +151,26 @@ class LogView:
         self.torn = ""
         if at == size:
             return
+        batches, read = self.batches, self.read
         while size - at >= _HEADER.size:
-            base, length, epoch, magic, crc, _, delta, _, _, producer, producer_epoch, sequence, count = (
-                _HEADER.unpack_from(data, at)
-            )
+            (length,) = _length(data, at + _LENGTH_AT)
             end = at + _PREFIX + length
-            if magic != 2 or length < _HEADER.size - _PREFIX or end > size or count < 1:
+            if length < _HEADER.size - _PREFIX or end > size:
                 break
-            body = bytes(data[at + _BODY_FROM : end])
-            if fastcrc.crc32.iscsi(body[_CRC_FROM - _BODY_FROM :]) != crc:
-                break
-            if self.batches and base < self.batches[-1].next:
+            whole = bytes(data[at:end])
+            batch = read.get(whole)
+            if batch is None:
+                batch = _parse(whole)
+                if batch is None:
+                    break
+                read[whole] = batch
+            if batches and batch.base < batches[-1].next:
                 # A cut that a crash interrupted has left a later segment; a start drops it.
-                self.torn = f"offset {base} follows {self.batches[-1].next - 1}"
+                self.torn = f"offset {batch.base} follows {batches[-1].next - 1}"
                 file.parsed = at
                 return
-            self.batches.append(Batch(base, base + delta + 1, epoch, producer, producer_epoch, sequence, body, end))
-            self.bases.append(base)
+            batches.append(batch)
+            self.bases.append(batch.base)
             at = end
         file.parsed = at
         if at < size:

@@ -35,6 +35,7 @@ class Port:
         self.open = True
         self.on_message: Callable[[Port, int, Message, bytes], None] = _unexpected
         self.on_closed: Callable[[Port], None] | None = None
+        self.way = (process.host, other.host)
         self.local = process.host == other.host
         # The moment at which the last message of this end arrives.
         self._last = 0.0
@@ -96,13 +97,17 @@ class Port:
         if not self.open:
             return
         network = self.network
-        engine = network.engine
-        if self.stuck or (not self.local and (self.process.host, self.other.host) in network.blocked):
+        if self.local:
+            delay = network.local_delay()
+        elif self.stuck or self.way in network.blocked:
             self.stuck.append((number, message, payload))
             return
-        delay = network.local_delay() if self.local else network.delay()
-        self._last = max(self._last, engine.time + delay)
-        engine.at(self._last, self._arrive, number, message, payload)
+        else:
+            delay = network.delay()
+        arrival = network.engine.time + delay
+        if arrival > self._last:
+            self._last = arrival
+        network.engine.at(self._last, self._arrive, number, message, payload)
 
     def _arrive(self, number: int, message: Message, payload: bytes) -> None:
         peer = self.peer

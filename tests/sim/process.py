@@ -44,7 +44,9 @@ class Process:
     @property
     def now(self) -> float:
         """This process's monotonic clock."""
-        return self.on.now if self.on is not None else self.engine.time
+        on = self.on
+        # Asked for in most steps: ``Host.now``, without a call.
+        return on.shift + self.engine.time * on.rate if on is not None else self.engine.time
 
     def run(self, what: Callable[..., None], *arguments: Any) -> None:
         """One step of this process; one that is stopped takes it when it goes on."""
@@ -72,7 +74,9 @@ class Process:
 
     def stepped(self) -> None:
         """After each step: what the world looks at, and the next timer."""
-        self.arm()
+        deadline = self.deadline()
+        if deadline is not None and deadline != self._deadline:
+            self.arm(deadline)
 
     def later(self, delay: float, what: Callable[..., None], *arguments: Any) -> None:
         """A step of this process after so long."""
@@ -91,11 +95,8 @@ class Process:
     def elapsed(self) -> None:
         """The deadline has come."""
 
-    def arm(self) -> None:
+    def arm(self, deadline: float) -> None:
         """Have ``elapsed`` called when it is due."""
-        deadline = self.deadline()
-        if deadline is None or deadline == self._deadline:
-            return
         self._deadline = deadline
         # A hair later, so that rounding cannot make it too early, again and again.
         due = (self.on.moment(deadline) if self.on is not None else deadline) + 1e-7

@@ -215,7 +215,8 @@ class Actor(Process):
 
     def stepped(self) -> None:
         super().stepped()
-        self.look_again()
+        if self.log is not None:
+            self.look_again()
 
     def look_again(self) -> None:
         """Let the judge look, if anything has changed."""

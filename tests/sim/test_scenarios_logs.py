@@ -179,7 +179,7 @@ def test_an_answer_of_another_epoch_counts_for_nothing_whoever_gives_it() -> Non
             effects = machine.answered(machine.dial, answer, 0, follower.now)
             assert [type(effect) for effect in effects] == [Hangup], "it dials anew, and does nothing else"
             follower._do(effects)
-            follower.arm()
+            follower.stepped()
     assert (machine.end, machine.high_watermark, machine.log_start) == (end, watermark, 0)
     stage.calm()
 

@@ -179,10 +179,7 @@ class World:
 
     def run(self, until: float) -> None:
         """Let time pass."""
-        engine = self.engine
-        while engine.time < until and engine.pending:
-            engine.next()
-        engine.time = max(engine.time, until)
+        self.engine.run(until)
 
     def run_until(self, condition: Callable[[], object], limit: float, what: str = "", every: int = 8) -> None:
         """Let time pass until something holds; raises ``Stuck`` after ``limit`` seconds."""
