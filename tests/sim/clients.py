@@ -17,7 +17,7 @@ from tests.sim.process import Process
 from tests.sim.replicas import Actor
 
 if TYPE_CHECKING:
-    from tests.sim.cluster_judge import Key
+    from tests.sim.cluster_judge import Key, Truth
     from tests.sim.world import World
 
 IN_FLIGHT = 5
@@ -162,21 +162,30 @@ class Producer(Client):
         """The first batch that is not acknowledged does not follow what the leader knows."""
         truth = self.world.judge.truths.get(self.key)
         newest = truth.newest if truth is not None else None
-        if newest is None or newest.leader_epoch != self.epoch:
+        if truth is None or newest is None or newest.leader_epoch != self.epoch:
             return  # a leader whose time is over knows less than it should
-        if self.acked:
+        if self.acked and not self._was_deleted(truth):
             raise Violated(
                 f"exactly once: producer {self.producer_id} has acks for all before sequence {self.waiting[0][0]}, and "
                 f"the leader says: {reply.reason}"
             )
         # Its first batches were refused, a later one was not, and a log that knows nothing of a producer takes any
-        # sequence for its first (as Kafka's does): begin again as somebody else.
+        # sequence for its first (as Kafka's does). Or its batch is in, and was deleted before its ack was heard: a
+        # replica that began after it does not know it any more. Begin again as somebody else.
         self.world.note(f"{self.name} begins again with another id")
         self.producer_id += 1000
         old, self.waiting, self.sequence = self.waiting, deque(), 0
         for _ in old:
             self.waiting.append((self.sequence, self.world.batch(self.producer_id, self.sequence, 1)))
             self.sequence += 1
+
+    def _was_deleted(self, truth: Truth) -> bool:
+        """Whether the first batch that is not acknowledged was committed, and deleted by its owner since."""
+        first = self.waiting[0][0]
+        return any(
+            batch.producer == self.producer_id and batch.sequence == first and batch.base < truth.trimmed
+            for batch in truth.batches.values()
+        )
 
 
 class CarelessProducer(Client):
