@@ -14,10 +14,11 @@ from logeion.actors.controller.features import SUPPORTED
 from logeion.actors.controller.machine import ControllerMachine
 from logeion.actors.controller.member import Member, Surroundings
 from logeion.actors.controller.raft.effects import Send
-from logeion.actors.controller.raft.messages import Elapsed, EntriesAppended, Snapshot
+from logeion.actors.controller.raft.messages import AddVoter, Elapsed, EntriesAppended, RemoveVoter, Snapshot
 from logeion.actors.controller.raft.state import Settings, Stored
 from logeion.actors.controller.topics import Defaults
 from logeion.actors.metadata import BrokerRegistered, MetadataImage, MetadataRecord, ProducerIdsReserved
+from logeion.wire.errors import DuplicateVoterError, RequestTimedOutError, VoterNotFoundError
 
 VOTERS = (1, 2, 3)
 
@@ -328,3 +329,23 @@ def test_of_an_observer_is_told_what_its_heartbeats_say() -> None:
     known, silent = described.observers
     assert (known.voter, known.end) == (7, seven.committed) and known.contact_ms >= 250
     assert silent == m.VoterState(voter=8, end=-1)
+
+
+def test_nobody_is_told_that_a_change_was_made_already_while_it_can_be_undone() -> None:
+    net = Net()
+    leader = net.lead()
+    gone = next(voter for voter in VOTERS if voter != leader)
+    net.cut = set(VOTERS) - {leader}
+    net.ask(leader, m.ChangeVoters(remove=gone))
+    raft = net.members[leader].raft
+    assert raft is not None and gone not in raft.log.voters and raft.committed < raft.log.voters_end
+    with pytest.raises(RequestTimedOutError):
+        raft.step(RemoveVoter(gone), net.now)
+    with pytest.raises(RequestTimedOutError):
+        raft.step(AddVoter(leader), net.now)
+    net.cut = set()
+    net.pass_time(1.0)
+    with pytest.raises(VoterNotFoundError):
+        raft.step(RemoveVoter(gone), net.now)
+    with pytest.raises(DuplicateVoterError):
+        raft.step(AddVoter(leader), net.now)

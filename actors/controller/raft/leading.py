@@ -154,9 +154,9 @@ def add_voter(voter: Voter, leader: Leader, peer: VoterId, now: float, out: Effe
 
     Raises ``DuplicateVoterError``, or ``RequestTimedOutError`` while another change is under way.
     """
+    _check_settled(voter, leader)
     if peer in voter.log.voters:
         raise DuplicateVoterError(f"node {peer} is a voter of the metadata quorum already")
-    _check_settled(voter, leader)
     leader.joining, leader.join_until = peer, now + voter.settings.join_s
     leader.progress[peer] = Progress(next=voter.log.end)
     replicate(voter, leader, peer, now, out.after)
@@ -165,17 +165,18 @@ def add_voter(voter: Voter, leader: Leader, peer: VoterId, now: float, out: Effe
 def remove_voter(voter: Voter, leader: Leader, peer: VoterId, now: float, out: Effects) -> None:
     """Append the set without it. Raises ``VoterNotFoundError`` (also for the last voter), or ``RequestTimedOutError``
     while another change is under way."""
+    _check_settled(voter, leader)
     voters = tuple(other for other in voter.log.voters if other != peer)
     if peer not in voter.log.voters or not voters:
         raise VoterNotFoundError(f"node {peer} is not a voter of the metadata quorum, or its only one")
-    _check_settled(voter, leader)
     _change(voter, leader, voters, now, out)
     _forget(leader, peer)
 
 
 def _check_settled(voter: Voter, leader: Leader) -> None:
     """One change at a time, and none before this term's first commit: two sets that are each one step from a third
-    can have majorities without a common voter (thesis 4.1 and its correction of 2015)."""
+    can have majorities without a common voter (thesis 4.1 and its correction of 2015). Nor may anybody be told that a
+    change was made already while that can still be undone."""
     if voter.committed < max(voter.log.voters_end, leader.term_end) or leader.joining is not None:
         raise RequestTimedOutError("another change of the metadata quorum is under way: try again when it is done")
 
