@@ -83,7 +83,11 @@ class ControllerShell(Shell):
             lambda: self.member.image.records(), lambda: self.member.applied, lambda: self.member.decides
         )
         self._secret: bytes = load_secret(config) if config.cluster.voters else b""
-        self.peers: Peers = Peers(self.loop, self._dial, self._addresses, self._broken)
+        # The Controllers of other nodes that have dialled this one.
+        self._callers: dict[int, Lane] = {}
+        self.peers: Peers = Peers(
+            self.loop, self._dial, self._addresses, self._callers.get, self._on_told, self._broken
+        )
         self.probing: Probing = Probing(
             self.loop,
             self._has_ended,
@@ -369,11 +373,14 @@ class ControllerShell(Shell):
         lane.on_message = self._on_message
         lane.on_closed = self._on_closed
         if lane.peer is not None and lane.peer.kind == "controller":
+            self._callers[lane.peer.node] = lane
             self._post(HostSeen(lane.peer.node, running=True))
 
     def _on_closed(self, lane: Lane, reason: str) -> None:
         self.subscribers.gone(lane)
         if lane.peer is not None and lane.peer.kind == "controller":
+            if self._callers.get(lane.peer.node) is lane:
+                del self._callers[lane.peer.node]
             self._broken(lane.peer.node)
 
     def _broken(self, node: int) -> None:
@@ -402,6 +409,11 @@ class ControllerShell(Shell):
         else:
             refusal = f"the controller does not answer {type(message).__name__}"
             lane.reply(request, Refused(code=InvalidRequestError.code, reason=refusal))
+
+    def _on_told(self, lane: Lane, request: int, message: AnyMessage, frame: Frame) -> None:
+        """One that does not know our address speaks by the lane that we have dialled."""
+        if isinstance(message, _TOLD):
+            self._hear(cast(Told, message))
 
     def _hear(self, message: Told) -> None:
         """The quorum speaks. To a node without a disk only if a leader wants it to become a voter."""

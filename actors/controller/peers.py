@@ -1,7 +1,8 @@
 """The lanes to the other voters, one for each direction: this end only asks and tells, and listens for answers.
 
-A voter is dialled when there is something for it. What cannot be delivered is dropped: the quorum's machines say again
-what matters, and a question that did not leave is given back.
+A voter is dialled when there is something for it. One whose address nobody has told us (it leads, and was added since
+our disk was lost) is told by the lane that it has dialled itself. What cannot be delivered is dropped: the quorum's
+machines say again what matters, and a question that did not leave is given back.
 """
 
 from __future__ import annotations
@@ -32,18 +33,23 @@ class NotReached(LaneError):
 
 
 class Peers:
-    """``addresses`` knows where a node's cluster port is; ``on_gone`` is told when a lane breaks."""
+    """``addresses`` knows where a node's cluster port is, ``caller`` the lane by which a node has dialled us;
+    ``on_message`` gets what comes the other way, ``on_gone`` is told when a lane breaks."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         dial: Dial,
         addresses: Callable[[int], list[tuple[str, int]]],
+        caller: Callable[[int], Lane | None],
+        on_message: OnMessage,
         on_gone: Callable[[int], None],
     ) -> None:
         self._loop = loop
         self._dial = dial
         self._addresses = addresses
+        self._caller = caller
+        self._on_message = on_message
         self._on_gone = on_gone
         self._peers: dict[int, _Peer] = {}
         self._closed = False
@@ -51,10 +57,13 @@ class Peers:
     def tell(self, node: int, message: Message) -> None:
         """Say it, if it can be said now or as soon as there is a lane."""
         peer = self._peer(node)
-        if peer.lane is not None:
+        lane = peer.lane
+        if lane is None and not self._addresses(node):
+            lane = self._caller(node)
+        if lane is not None:
             # One that does not read is told nothing more until it does.
-            if not peer.lane.congested:
-                peer.lane.tell(message)
+            if not lane.congested:
+                lane.tell(message)
         elif peer.dialling():
             peer.told.append(message)
 
@@ -125,7 +134,7 @@ class _Peer:
         try:
             for host, port in owner._addresses(self._node):
                 try:
-                    lane = await owner._dial(host, port, on_closed=self._on_closed)
+                    lane = await owner._dial(host, port, on_message=owner._on_message, on_closed=self._on_closed)
                 except (OSError, LaneError):
                     continue
                 if not lane.closed:

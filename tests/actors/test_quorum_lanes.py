@@ -13,8 +13,10 @@ import pytest
 from logeion.actors import messages as m
 from logeion.actors.controller import actor
 from logeion.actors.controller.raft.effects import Write
+from logeion.actors.controller.raft.messages import Resign
 from logeion.actors.lanes import LaneError, RefusedError
 from logeion.actors.stream import Frame
+from logeion.wire.errors import DuplicateVoterError, VoterNotFoundError
 from tests.actors.quorum_world import Follower, quorum, until
 
 
@@ -37,6 +39,17 @@ async def ids_in_the_end(follower: Follower) -> int:
         except RefusedError as refused:
             if refused.code != 7:
                 raise
+
+
+async def change(follower: Follower, wish: m.ChangeVoters) -> None:
+    """As an admin who is not told whether it was done, and asks again until it was."""
+    while True:
+        try:
+            await follower.ask(wish)
+            return
+        except RefusedError as refused:
+            if refused.code in (DuplicateVoterError.code, VoterNotFoundError.code):
+                return
 
 
 def test_one_voter_leads_before_anybody_can_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -482,6 +495,37 @@ def test_who_observes_finds_the_voters_of_today_when_none_of_the_configured_ones
             again = await observer.follow()
             given = await ids_in_the_end(again)
             await until(lambda: again.image.next_producer_id == given + 1000)
+
+    run(test)
+
+
+def test_a_voter_with_a_new_disk_answers_a_leader_that_it_has_never_heard_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with quorum(tmp_path, monkeypatch, voters=3, hosts=4) as world:
+            first = await world.leader()
+            added = world.hosts[4]
+            follower = await added.follow()
+            await added.register(follower)
+            one, other = (host for node, host in world.hosts.items() if host is not first and node != 4)
+            await change(follower, m.ChangeVoters(add=4))
+            await change(follower, m.ChangeVoters(remove=other.node))
+            await change(follower, m.ChangeVoters(remove=first.node))
+            while (leader := await world.leader()) is not added:
+                assert leader.shell is not None
+                leader.shell._post(Resign())
+                await asyncio.sleep(0.5)
+            # Of the two voters that are left, the one that is configured loses all it had.
+            one.kill()
+            for path in one.directory.iterdir():
+                if path.name != "run":
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            await one.start()
+            given = await ids_in_the_end(follower)
+            inside = await one.follow()
+            await until(lambda: inside.image.next_producer_id >= given + 1000, 30.0, what="it has the log")
+            assert one.shell is not None and one.shell.member.votes and one.shell.member.leader == 4
 
     run(test)
 
