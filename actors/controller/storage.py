@@ -20,6 +20,7 @@ from logeion.log import names
 from logeion.log.config import LogConfig
 from logeion.log.files import Files
 from logeion.log.log import Log
+from logeion.log.store import Store
 from logeion.wire.errors import CorruptMessageError, StorageError
 
 from .entries import BYTES_MAX, as_batch, as_file, entries_in, from_file
@@ -61,6 +62,36 @@ class QuorumState(msgspec.Struct, frozen=True, kw_only=True):
 def is_full(error: StorageError) -> bool:
     """Whether there was only no room for what was to be written."""
     return getattr(error.__cause__, "errno", None) in _FULL
+
+
+def doubt_vote(directory: Path, files: Files | None = None) -> None:
+    """What this voter has acknowledged is perhaps about to be cut off: its vote counts again once it has its log anew.
+
+    Nothing where no voter has been. Raises ``StorageError``.
+    """
+    store = Store(files or Files(), str(directory))
+    data = store.read(names.QUORUM_STATE, _STATE_MAX)
+    if data is None:
+        return
+    path = store.path(names.LOCK)
+    try:
+        lock = store.files.lock(path)
+    except OSError as error:
+        raise StorageError(f"{directory} is in use by another process (it holds {path})", path) from error
+    try:
+        state = msgspec.structs.replace(_decode_state(data, directory), blank=True)
+        store.replace(names.QUORUM_STATE, msgspec.json.encode(state) + b"\n", durable=True)
+        store.sync_names()
+    finally:
+        store.files.close(lock)
+
+
+def _decode_state(data: bytes, directory: Path) -> QuorumState:
+    try:
+        return msgspec.json.decode(data, type=QuorumState)
+    except msgspec.DecodeError as error:
+        path = directory / names.QUORUM_STATE
+        raise StorageError(f"{path}: {error}; it says whom this voter elected, so it is not guessed", path) from error
 
 
 class VoterStorage:
@@ -193,15 +224,7 @@ class VoterStorage:
 
     def _read_state(self) -> QuorumState | None:
         data = self.log.store.read(names.QUORUM_STATE, _STATE_MAX)
-        if data is None:
-            return None
-        try:
-            return msgspec.json.decode(data, type=QuorumState)
-        except msgspec.DecodeError as error:
-            path = self.directory / names.QUORUM_STATE
-            raise StorageError(
-                f"{path}: {error}; it says whom this voter elected, so it is not guessed", path
-            ) from error
+        return None if data is None else _decode_state(data, self.directory)
 
     def _read_entries(self) -> list[Entry]:
         log = self.log

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
+from logeion.actors.controller.storage import doubt_vote
 from logeion.log.config import LogConfig
 from logeion.log.dump import dump as dump_batches
 from logeion.log.log import Log
@@ -103,13 +104,15 @@ def verify(directory: Path, output: str) -> None:
 def accept_cut(directory: Path) -> None:
     """Go on in DIR after a failed sync, from the last offset that is surely on the device.
 
-    Stop the broker first. What was appended later, and never acknowledged with flush=ack, is cut off.
+    Stop the broker first. What was appended later, and never acknowledged with flush=ack, is cut off. If the sync that
+    failed was the first after a crash, much more may be: a voter's vote counts again once it has got its log anew.
     """
     _must_exist(directory)
     marker = directory / FAILED
     if not marker.exists():
         _give_up(f"no sync has failed in {directory} (there is no {marker})", "logeion log verify DIR", 1)
     try:
+        doubt_vote(directory)
         opened = Log.open(directory, LogConfig(), now_ms=time.time_ns() // 1_000_000, create=False, accept_cut=True)
         end = opened.end_offset
         opened.close()

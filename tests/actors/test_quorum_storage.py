@@ -6,14 +6,16 @@ import errno
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from logeion.actors.controller.entries import pack_records, pack_snapshot, read_records, unpack_records
 from logeion.actors.controller.raft.effects import AppendLog, SaveSnapshot, SaveVote, TruncateLog, Write
 from logeion.actors.controller.raft.log import continued
 from logeion.actors.controller.raft.messages import Entry, Snapshot
 from logeion.actors.controller.raft.state import Stored
-from logeion.actors.controller.storage import DIRECTORY, TOPIC_ID, VoterStorage, is_full
+from logeion.actors.controller.storage import DIRECTORY, TOPIC_ID, VoterStorage, doubt_vote, is_full
 from logeion.actors.metadata import ClusterCreated, MetadataRecord, ProducerIdsReserved, TopicCreated
+from logeion.cli.log import log as cli
 from logeion.errors import StorageError
 from logeion.log.config import LogConfig
 from logeion.log.files import Files
@@ -97,6 +99,30 @@ def test_entries_whose_sync_failed_in_a_process_that_died_of_it_are_on_the_devic
     assert len(found) == 3
     disk.crash_host("lost", "lost")
     assert opened(Path("/data"), disk)[1].entries == found
+
+
+def test_a_voter_whose_log_is_cut_is_blank(tmp_path: Path) -> None:
+    """After a crash little is known to be synced: an accepted cut may take what was acknowledged."""
+    storage, _ = opened(tmp_path)
+    storage.carry_out([SaveVote(3, 2), AppendLog([Entry(0, 3), entry(1, 3, topic(1))])])
+    directory = tmp_path / DIRECTORY
+    with pytest.raises(StorageError, match="in use"):
+        doubt_vote(directory)
+    storage.close()
+    (directory / "storage-failed").write_bytes(b'{"cause":"EIO","synced_end":1,"boot_id":"x","version":0}')
+    with pytest.raises(StorageError, match="accept"):
+        opened(tmp_path)
+    result = CliRunner().invoke(cli, ["accept-cut", "--yes", str(directory)])
+    assert result.exit_code == 0, result.output
+    again, stored = opened(tmp_path)
+    assert (stored.term, stored.voted_for, stored.blank) == (3, 2, True)
+    assert stored.entries == [Entry(0, 3)]
+    again.close()
+
+
+def test_only_a_voters_directory_has_a_vote_to_doubt(tmp_path: Path) -> None:
+    doubt_vote(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_voters_of_a_log_that_is_there_count_not_the_configured_ones(tmp_path: Path) -> None:
