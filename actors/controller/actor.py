@@ -168,15 +168,15 @@ class ControllerShell(Shell):
     def _addresses(self, node: int) -> list[tuple[str, int]]:
         """Where this node's cluster port may be: configured for the first voters, registered by the others."""
         found = [known[node] for known in (self.voters, self._known) if node in known and known[node][1]]
-        broker = self.member.image.brokers.get(node)
-        if broker is not None and broker.cluster_port:
-            found.append((broker.cluster_host, broker.cluster_port))
+        registered = self.member.where(node)
+        if registered is not None:
+            found.append(registered)
         return list(dict.fromkeys(found))
 
     def _voter_addresses(self) -> list[tuple[str, int]]:
-        """Whom a node without a vote may follow: who votes as far as it knows, then who did at first."""
-        nodes = dict.fromkeys((*self._known, *self.voters))
-        return [address for node in nodes if node != self.spec.node for address in self._addresses(node)]
+        """Whom a node without a vote may follow, in this order."""
+        nodes = voters.to_follow(self.spec.node, self._known, self.voters, self.member.image.brokers)
+        return [address for node in nodes for address in self._addresses(node)]
 
     def _keep_voters(self) -> None:
         """The metadata log says who votes: for the next start, which may find none of ``cluster.voters``."""
@@ -260,7 +260,7 @@ class ControllerShell(Shell):
                 self._carry_out(self.member.step(event, self.loop.time()))
         finally:
             self._turning = False
-        self.observing.want(self.member.closed is None and not self.member.votes)
+        self.observing.want(self.member.closed is None and self.member.follows)
         self._look_around()
         self._arm()
 

@@ -32,7 +32,7 @@ from ..messages import (
     Recorded,
     Refused,
 )
-from ..metadata import MetadataImage, MetadataRecord
+from ..metadata import BrokerRegistered, MetadataImage, MetadataRecord
 from . import voters
 from .describing import described
 from .entries import Commit, read_records, unpack_records
@@ -132,6 +132,11 @@ class Member:
         self._machine: ControllerMachine | None = None
         self._term = 0
         self._learned_leader = -1
+        # What the log says beyond what is committed of where nodes are, and up to where it was read for that.
+        self._registered: dict[int, tuple[str, int]] = {}
+        self._read_to = 0
+        # Since when this voter knows of no leader.
+        self._leaderless_since = NOWHERE
         self._waiting: deque[_Waiting] = deque()
         self._relayed: dict[int, tuple[VoterId, _Waiting]] = {}
         self._pending: deque[_Pending] = deque()
@@ -147,7 +152,40 @@ class Member:
     @property
     def votes(self) -> bool:
         """Whether this node is a voter, as far as it knows."""
-        return self.raft is not None and self.me in self.raft.log.voters
+        return self.raft is not None and self.me in self.raft.log.voters and not self._is_passed_over(self.raft)
+
+    @property
+    def follows(self) -> bool:
+        """Whether to learn from a voter what is committed: without a vote, or where nobody has led for long.
+
+        Whoever was removed while it was away still finds itself among the voters of its log, and no leader will ever
+        speak to it.
+        """
+        raft = self.raft
+        return not self.votes or (raft is not None and self._now >= self._leaderless_since + lonely_s(raft.settings))
+
+    def where(self, node: int) -> tuple[str, int] | None:
+        """This node's cluster port, as far as the log says, committed or not: it is only tried.
+
+        After a start nothing is known to be committed before a leader has been elected, and for that the voters must
+        find each other; who was added since this node was configured is only in the log.
+        """
+        broker = self.image.brokers.get(node)
+        if broker is None:
+            self._read_ahead()
+            return self._registered.get(node)
+        return (broker.cluster_host, broker.cluster_port) if broker.cluster_port else None
+
+    def _read_ahead(self) -> None:
+        raft = self.raft
+        if raft is None or self._read_to == raft.log.end:
+            return
+        since = raft.committed if self._read_to > raft.log.end else max(raft.committed, self._read_to)
+        for entry in raft.log.read(since, raft.log.end):
+            for record in unpack_records(entry.data):
+                if isinstance(record, BrokerRegistered) and record.cluster_port:
+                    self._registered[record.node] = (record.cluster_host, record.cluster_port)
+        self._read_to = raft.log.end
 
     @property
     def leader(self) -> int:
@@ -180,6 +218,14 @@ class Member:
             leads = self.leader not in (-1, self.me)
             due = min(due, *(min(each.until, each.again) if leads else each.until for each in self._waiting))
         return due
+
+    def _is_passed_over(self, raft: Raft) -> bool:
+        """Whether nobody leads this voter, and it has learned of more than its log has.
+
+        It was removed while it was away, or stands on an addition that came to nothing; or it is only cut off from who
+        leads. It lacks what is committed, so could win no election in any case: it is as good as without a vote.
+        """
+        return raft.leader is None and self.applied > raft.log.end
 
     # Steps -----------------------------------------------------------------------------------------------------------
 
@@ -305,6 +351,10 @@ class Member:
     def _settle(self, now: float, acts: Acts) -> None:
         """Answer what has become true, and give back what this node can no longer answer."""
         raft = self.raft
+        if raft is None or raft.leader is not None:
+            self._leaderless_since = NOWHERE
+        else:
+            self._leaderless_since = min(self._leaderless_since, now)
         if self._machine is not None and (raft is None or not isinstance(raft.role, Leader) or raft.term != self._term):
             self._abdicate(_lost("another one leads by now"), acts)
         if raft is not None and self._machine is not None:
@@ -498,6 +548,10 @@ class Member:
         term = raft.log.term_at(end)
         if term is None or end <= raft.log.snapshot.end:
             return None
+        if not raft.log.voters_at(end):
+            # One that has joined by the log does not know who voted before the first change. Whoever got a snapshot
+            # without voters could stand no more.
+            return None
         return Snapshot(end, term, raft.log.voters_at(end), self._around.pack_image(self.image.records()))
 
     def _compact(self, snapshot: Snapshot, now: float, acts: Acts) -> None:
@@ -508,6 +562,11 @@ class Member:
         tail = snapshot.end if not raft.peers else self._snapshot_before
         self._snapshot_before = snapshot.end
         self._run(Compact(snapshot.end, snapshot.data, tail), now, acts)
+
+
+def lonely_s(settings: Settings) -> float:
+    """After how long without a leader a voter looks for somebody who knows one: several elections would be over."""
+    return 3 * settings.election_max_s
 
 
 _TOO_LARGE = Refused(

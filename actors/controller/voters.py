@@ -8,7 +8,7 @@ writes the set into the metadata log once it has been changed, and every node ke
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -40,6 +40,14 @@ def changes(image: MetadataImage, voters: Sequence[int]) -> list[ConfigChanged]:
     # One that votes and is not registered any more is still where it was.
     gone = [voter for voter in sorted(image.voters) if voter not in voters]
     return found + [ConfigChanged(resource=QUORUM, name=str(voter), key=ADDRESS, value=None) for voter in gone]
+
+
+def to_follow(me: int, known: Iterable[int], configured: Iterable[int], registered: Iterable[int]) -> list[int]:
+    """Whom a node without a vote asks for the metadata log: who votes as far as it knows, who did at first, then all.
+
+    All of the first two kinds may have been replaced while it was away for a moment; who has no vote refuses at once.
+    """
+    return [node for node in dict.fromkeys((*known, *configured, *sorted(registered))) if node != me]
 
 
 def load(data_dir: Path, files: Files | None = None) -> Addresses:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections import deque
 
+import msgspec
 import pytest
 
 from logeion.actors import messages as m
 from logeion.actors.controller import member as module
+from logeion.actors.controller import voters
 from logeion.actors.controller.entries import pack_records, pack_snapshot
 from logeion.actors.controller.events import Ask, Asks, Event, Learned, NotRelayed, Question, Relay, Relayed
 from logeion.actors.controller.features import SUPPORTED
 from logeion.actors.controller.machine import ControllerMachine
 from logeion.actors.controller.member import Member, Surroundings
 from logeion.actors.controller.raft.effects import Send
-from logeion.actors.controller.raft.messages import AddVoter, Elapsed, EntriesAppended, RemoveVoter, Snapshot
+from logeion.actors.controller.raft.messages import (
+    AddVoter,
+    AppendEntries,
+    Elapsed,
+    EntriesAppended,
+    Entry,
+    RemoveVoter,
+    Snapshot,
+)
 from logeion.actors.controller.raft.state import Settings, Stored
 from logeion.actors.controller.topics import Defaults
 from logeion.actors.metadata import BrokerRegistered, MetadataImage, MetadataRecord, ProducerIdsReserved
@@ -106,6 +116,23 @@ def ids(node: int = 1) -> m.AllocateProducerIds:
 
 def registration(node: int) -> m.RegisterNode:
     return m.RegisterNode(node=node, incarnation="i", directory_id=f"{node:032x}", host="h", port=1, features=SUPPORTED)
+
+
+def registration_with_port(node: int) -> m.RegisterNode:
+    return msgspec.structs.replace(registration(node), cluster_host=f"host-{node}", cluster_port=9645)
+
+
+def registered(node: int, host: str) -> BrokerRegistered:
+    return BrokerRegistered(
+        node=node,
+        broker_epoch=1,
+        directory_id=f"{node:032x}",
+        incarnation="i",
+        host=host,
+        port=1,
+        cluster_host=host,
+        cluster_port=9645,
+    )
 
 
 def record(at: int) -> MetadataRecord:
@@ -331,6 +358,106 @@ def test_of_an_observer_is_told_what_its_heartbeats_say() -> None:
     assert silent == m.VoterState(voter=8, end=-1)
 
 
+def test_whoever_was_removed_while_it_was_away_learns_of_it_from_a_voter() -> None:
+    net = Net()
+    leader = net.lead()
+    away = next(voter for voter in VOTERS if voter != leader)
+    net.ask(leader, *(registration_with_port(voter) for voter in VOTERS))
+    net.settle()
+    net.cut = {away}
+    [change] = net.ask(leader, m.ChangeVoters(remove=away))
+    net.pass_time(0.2)
+    assert isinstance(net.answers[change], m.Recorded)
+    net.cut = set()
+    lonely = net.members[away]
+    net.pass_time(module.lonely_s(Settings()) + 2.0)
+    assert net.members[leader].decides, "nobody is disturbed"
+    # No leader speaks to it, so it looks for somebody who knows more.
+    assert lonely.votes and lonely.leader == -1 and lonely.follows
+    published = net.published[leader]
+    told = m.Committed(
+        offset=0, next_offset=net.members[leader].applied, records=published, snapshot=True, leader=leader
+    )
+    net.step(away, Learned(told))
+    assert not lonely.votes and lonely.leader == leader and lonely.follows
+    [ticket] = net.ask(away, ids())
+    assert net.relays[-1].to == leader and net.relays[-1].ticket == ticket
+    # It is added again like anybody else.
+    [back] = net.ask(leader, m.ChangeVoters(add=away))
+    net.pass_time(1.0)
+    assert isinstance(net.answers[back], m.Recorded)
+    assert lonely.votes and not lonely.follows
+
+
+def test_whoever_stands_on_an_addition_that_came_to_nothing_learns_of_it() -> None:
+    net = Net()
+    leader = net.lead()
+    four = net.members[4] = net.member(4)
+    founding = Snapshot(0, 0, ())
+    four.join(Stored(0, None, founding, [Entry(0, 1), Entry(1, 1, voters=(1, 2, 3, 4))]), Settings(), 4, net.now)
+    net.pass_time(module.lonely_s(Settings()) + 2.0)
+    assert four.votes and four.follows
+    net.ask(leader, ids())
+    net.settle()
+    applied = net.members[leader].applied
+    assert applied > 2
+    net.step(4, Learned(m.Committed(offset=0, next_offset=applied, records=[], snapshot=True, leader=leader)))
+    assert not four.votes and four.leader == leader and four.follows
+
+
+def test_a_voter_follows_nobody_while_it_is_led() -> None:
+    net = Net()
+    leader = net.lead()
+    net.pass_time(module.lonely_s(Settings()) + 2.0)
+    assert all(member.votes and not member.follows for member in net.members.values())
+    one = next(voter for voter in VOTERS if voter != leader)
+    net.cut = {one}
+    net.pass_time(1.5)
+    assert not net.members[one].follows, "an election may be all it takes"
+    net.pass_time(module.lonely_s(Settings()))
+    assert net.members[one].follows
+    net.cut = set()
+    net.pass_time(2.0)
+    assert not net.members[one].follows
+
+
+def test_a_voter_finds_one_that_was_added_by_its_own_log() -> None:
+    """Nothing is known to be committed after a start, and the two must find each other to elect anybody."""
+    net = Net()
+    alone = net.member(1)
+    seven = registered(7, "host-7")
+    entries = [Entry(0, 1), Entry(1, 1, 1, pack_records([seven], 0)), Entry(2, 1, voters=(1, 7))]
+    alone.join(Stored(1, 1, Snapshot(0, 0, (1,)), entries), Settings(), 1, 0.0)
+    assert alone.applied == 0 and alone.image.brokers == {}
+    assert alone.where(7) == ("host-7", 9645) and alone.where(8) is None
+    moved = Entry(3, 1, 1, pack_records([registered(7, "elsewhere")], 0))
+    append = AppendEntries(term=2, voter=7, sent=0.0, prev_end=3, prev_term=1, entries=[moved])
+    alone.step(append, 0.1)
+    assert alone.where(7) == ("elsewhere", 9645)
+    # What comes after a cut is read anew, and what is committed counts first.
+    other = Entry(3, 3, 1, pack_records([registered(8, "host-8")], 0))
+    append = AppendEntries(term=3, voter=7, sent=0.0, prev_end=3, prev_term=1, entries=[other], committed=4)
+    alone.step(append, 0.2)
+    assert alone.applied == 4
+    assert (alone.where(7), alone.where(8)) == (("host-7", 9645), ("host-8", 9645))
+
+
+def test_one_that_does_not_know_who_voted_first_makes_no_snapshot() -> None:
+    net = Net()
+    joined = net.member(4)
+    joined._around = msgspec.structs.replace(joined._around, snapshot_bytes=1)
+    joined.join(Stored(0, None, Snapshot(0, 0, ()), blank=True), Settings(), 4, 0.0)
+    first = [Entry(0, 1), Entry(1, 1, 1, pack_records([record(1)], 0))]
+    append = AppendEntries(term=1, voter=1, sent=0.0, prev_end=0, prev_term=0, entries=first, committed=2)
+    joined.step(append, 0.1)
+    assert joined.applied == 2 and joined.snapshot() is None
+    then = [Entry(2, 1, voters=(1, 2, 3, 4)), Entry(3, 1, 1, pack_records([record(2)], 0))]
+    append = AppendEntries(term=1, voter=1, sent=0.1, prev_end=2, prev_term=1, entries=then, committed=4)
+    joined.step(append, 0.2)
+    snapshot = joined.snapshot()
+    assert snapshot is not None and (snapshot.end, snapshot.voters) == (4, (1, 2, 3, 4))
+
+
 def test_nobody_is_told_that_a_change_was_made_already_while_it_can_be_undone() -> None:
     net = Net()
     leader = net.lead()
@@ -349,3 +476,7 @@ def test_nobody_is_told_that_a_change_was_made_already_while_it_can_be_undone() 
         raft.step(RemoveVoter(gone), net.now)
     with pytest.raises(DuplicateVoterError):
         raft.step(AddVoter(leader), net.now)
+
+
+def test_whom_to_follow_is_who_votes_then_who_did_then_anybody() -> None:
+    assert voters.to_follow(2, {5: 0, 2: 0}, {1: 0, 2: 0, 5: 0}, {9: 0, 1: 0, 4: 0}) == [5, 1, 4, 9]
