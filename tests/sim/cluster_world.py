@@ -42,6 +42,9 @@ CHUNK = 25
 SEESAW = 8
 # One of so many is hunted.
 HUNTED = 32
+# In one of so many the quorum's voters come and go. Once all is whole nobody may stand for so long.
+MOVING = 16
+QUIET_S = 4.0
 
 
 class Crashed(AssertionError):
@@ -74,6 +77,19 @@ def drawn(seed: int) -> Settings:
             session_s=0.6,
             lag_time_max_s=1.5,
             hunted=True,
+        )
+    if seed % MOVING == 3:
+        return Settings(
+            nodes=chance.choice((4, 4, 5)),
+            voters=chance.choice((1, 3, 3, 3, 3, 3)),
+            fetch_bytes=chance.choice((16_384, 256)),
+            slow_disk=chance.choice((0.002, 0.004, 0.05)),
+            # One that is far behind gets a snapshot, which says who votes, in pieces.
+            snapshot_bytes=chance.choice((1_048_576, 1_500)),
+            raft_bytes=chance.choice((1_048_576, 400)),
+            # Voters whose patience is nearly the same stand soon, and against each other.
+            patience=chance.choice((2.0, 1.05)),
+            moves_voters=True,
         )
     nodes = chance.choice((3, 3, 3, 4))
     min_isr = chance.choice((2, 2, 2, 1))
@@ -133,6 +149,10 @@ class ClusterWorld(World):
         self.run(until + 1e-6)
         self.run_until(self.settled, CALM_S, "without faults, and not settled")
         self.check_equal()
+        if self.settings.moves_voters:
+            term = self.quorum.term()
+            self.run(self.engine.time + QUIET_S)
+            self.quorum.check_quiet(term)
         if self.crashes:
             raise Crashed(self.crashes[0])
 
@@ -148,17 +168,23 @@ class ClusterWorld(World):
         if self.faults is not None:
             self.faults.ambushes.committed(truth, host)
 
+    def quorum_led(self, host: int) -> None:
+        if self.faults is not None:
+            self.faults.voter_faults.leads(host)
+
     def keys(self) -> list[Key]:
         """The partitions."""
         return list(self.judge.truths)
 
     def settled(self) -> bool:
         """Everybody agrees, and nobody waits."""
-        if self.faults is not None and self.faults.recreation.busy:
+        if self.faults is not None and (self.faults.recreation.busy or self.faults.voter_faults.asking):
             return False
         for client in self.clients:
             if client.alive and not client.done:  # type: ignore[attr-defined]
                 return False
+        if self.settings.moves_voters and not self.quorum.is_whole():
+            return False
         return all(self._is_whole(truth) for truth in self.judge.truths.values())
 
     def _is_whole(self, truth: Truth) -> bool:

@@ -108,13 +108,17 @@ class ControllerProcess(Process):
         settings = self.world.settings
         around = Surroundings(
             machine=self._machine,
-            reachable=lambda node: True,
+            reachable=self.reaches,
             cluster_id=lambda: "cluster",
             pack=lambda records: pack_records(records, 0),
             pack_image=lambda records: pack_snapshot(records, 0),
             snapshot_bytes=settings.snapshot_bytes,
         )
         return Member(self.host, MetadataImage(settings.topic_defaults), around, closed)
+
+    def reaches(self, node: int) -> bool:
+        """Whether it is known where this node's Controller is."""
+        return True
 
     def _machine(self, image: MetadataImage) -> ControllerMachine:
         settings = self.world.settings
@@ -131,29 +135,37 @@ class ControllerProcess(Process):
         if on.number not in world.voters:
             self._find_voter()
             return
+        self.join(world.voters)
+
+    def join(self, voters: tuple[int, ...], then: Told | None = None) -> None:
+        """Open the disk and take part; ``voters`` are those of a log that begins now. ``then`` comes after."""
+        world, on = self.world, self.on
+        assert on is not None
         settings = world.settings
         election = settings.election_s
         raft = Settings(
             heartbeat_s=election / 5,
             election_min_s=election,
-            election_max_s=election * 2,
+            election_max_s=election * settings.patience,
             lease_s=election * 0.9,
             answer_s=election * 0.4,
             append_bytes_max=settings.raft_bytes,
         )
         try:
-            stored = self.storage.open(on.number, world.voters)
+            stored = self.storage.open(on.number, voters)
         except StorageError as error:
             if not is_full(error):
                 self._lost(error)
                 return
             self.storage.close(clean=False)
             self.storage = self._new_storage()
-            self.later(FULL_AGAIN_S, self._open)
+            self.later(FULL_AGAIN_S, self.join, voters, then)
             return
         world.raft_seeds += 1
         for commit in self.member.join(stored, raft, world.seed * 1000 + world.raft_seeds, self.now):
             self._publish(commit)
+        if then is not None:
+            self.take(then)
 
     # Steps
 
@@ -215,13 +227,22 @@ class ControllerProcess(Process):
             self._answer(ticket, refusal)
         self.later(FULL_AGAIN_S, self._open)
 
+    def synced(self, acts: Acts) -> None:
+        """What this step has written is durable, and nothing that rests on it has left."""
+
+    def published(self) -> None:
+        """More of the metadata log is known to be committed."""
+
     def _finish(self, acts: Acts) -> None:
+        self.synced(acts)
         for send in acts.raft.after:
             self._send(send.to, send.message)
         leader = self.member.leader
         self.subscribers.leads(leader)
         for commit in acts.publish:
             self._publish(commit)
+        if acts.publish:
+            self.published()
         for answer in acts.answers:
             self._answer(answer.ticket, answer.message)
         for relay in acts.relays:
@@ -254,7 +275,11 @@ class ControllerProcess(Process):
     def _deliver(self, to: int, message: Told) -> None:
         process = self.world.hosts[to].processes.get("controller")
         if isinstance(process, ControllerProcess):
-            process.run(process.take, message)
+            process.run(process.hear, message)
+
+    def hear(self, message: Told) -> None:
+        """Another voter speaks."""
+        self.take(message)
 
     # Who follows
 

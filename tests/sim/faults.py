@@ -13,6 +13,7 @@ from tests.sim.nodes import NodeProcess
 from tests.sim.process import Process
 from tests.sim.recreation import Recreation
 from tests.sim.replicas import Actor
+from tests.sim.voter_faults import VoterFaults
 from tests.sim.world import TOPIC
 
 if TYPE_CHECKING:
@@ -68,14 +69,19 @@ class Faults:
             ]
         if world.settings.hunted:
             kinds = [(3, self.hunt), (1, self.kill_leader), (1, self.freeze)]
-        if world.settings.nodes > world.settings.replicas and not world.settings.hunted:
+        # Where the quorum is away for long nobody may take a replica away from a partition that has lost another.
+        stays = world.settings.hunted or world.settings.moves_voters
+        if world.settings.nodes > world.settings.replicas and not stays:
             kinds.append((3, self.reassign))
         # A seed that does few kinds of things does them often: that goes deeper than a little of everything.
         share = chance.choice((0.2, 0.4, 0.7, 1.0)) if not (world.settings.seesaw or world.settings.hunted) else 1.0
         self.kinds = [kind for kind in kinds if chance.random() < share] or kinds
+        self.counts: dict[str, int] = {}
+        self.voter_faults = VoterFaults(world, until, self.counts)
+        if world.settings.moves_voters:
+            self.kinds = [kind for kind in self.kinds if kind[1] != self.break_voter] + self.voter_faults.kinds
         self.weights = [weight for weight, _ in self.kinds]
         self.lossy = chance.random() < 0.4
-        self.counts: dict[str, int] = {}
         self.recreation = Recreation(world, self._ask_controller, self._repopulate)
         self.ambushes = Ambushes(world, until, self.counts)
 
@@ -113,6 +119,8 @@ class Faults:
                 if process.files is not None:
                     process.files.kill_in = None
             host.start()
+        if world.settings.moves_voters:
+            self.voter_faults.heal()
 
     # Choosing
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import pytest
 
-from tests.sim import cluster_world, group_world, plants, raft_world
+from tests.sim import cluster_world, group_world, plants, raft_world, voter_plants
 from tests.sim.engine import Stuck, Violated
 
 SEEDS = 2000
@@ -41,7 +41,7 @@ PLANTS: dict[str, Plant] = {
     "ISR expanded before the epoch start": Plant(plants.expand_early, 1513),
     "ISR shrunk without the controller": Plant(plants.shrink_alone, 1),
     "lower partition epoch accepted": Plant(plants.lower_partition_epoch, 286),
-    "leader elected outside ISR and ELR": Plant(plants.elect_anybody, 67),
+    "leader elected outside ISR and ELR": Plant(plants.elect_anybody, 70),
     "controller acts on an uncommitted record": Plant(plants.act_uncommitted, 0),
     "watermark forgotten by a restart": Plant(plants.watermark_forgotten, 0),
     "log emptied by a restart": Plant(plants.empties_log, 2),
@@ -49,12 +49,18 @@ PLANTS: dict[str, Plant] = {
     "earlier term's entry committed by count": Plant(plants.commit_by_count, 3, "raft"),
     "committed entries truncated": Plant(plants.truncate_committed, 33, "raft"),
     "snapshot drops its tail": Plant(plants.snapshot_drops_tail, 0, "raft"),
-    "duplicate answered before the watermark": Plant(plants.duplicate_early, 3),
+    "duplicate answered before the watermark": Plant(plants.duplicate_early, 1),
     "producers not rebuilt after truncation": Plant(plants.producers_kept, 45),
     "failed fsync retried and acked": Plant(plants.sync_retried, 7),
     "torn batch kept by recovery": Plant(plants.torn_kept, 0),
     "dead Coordinator's late append accepted": Plant(plants.late_append, 3, "group"),
     "commit accepted from an old generation": Plant(plants.old_generation, 0, "group"),
+    "voters in force once committed only": Plant(voter_plants.old_set_counts, 115),
+    "change of voters while another is under way": Plant(voter_plants.second_change, 19),
+    "change of voters answered early": Plant(voter_plants.answered_early, 3),
+    "removed voter still counted": Plant(voter_plants.removed_counts, 35),
+    "failed fsync of a voter acked": Plant(voter_plants.voter_sync_ignored, 1043),
+    "voter without its disk elects": Plant(voter_plants.remembers_nothing_lost, 83),
 }
 
 

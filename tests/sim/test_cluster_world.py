@@ -14,6 +14,8 @@ from tests.sim.cluster_world import ClusterWorld, Report, chunks, run_chunk, run
 from tests.sim.engine import Stuck
 
 SEEDS = 500
+# What it takes more than a fault to come to.
+RARE = ("cut_accepted", "stranded_leader", "betrayed_leader")
 
 
 @pytest.mark.slow
@@ -28,7 +30,8 @@ def test_no_seed_breaks_an_invariant() -> None:
             total.faults.update({name: total.faults.get(name, 0) + count for name, count in part.faults.items()})
     # Seeds in which nothing happens prove nothing.
     assert total.acks > 20 * SEEDS and total.elections > SEEDS
-    assert len(total.faults) == 29 and min(total.faults.values()) > 5
+    often = {name: count for name, count in total.faults.items() if name not in RARE}
+    assert len(often) == 41 and min(often.values()) > 5
 
 
 def test_one_seed_is_one_history() -> None:

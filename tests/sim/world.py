@@ -21,6 +21,8 @@ from tests.sim.leaders import PartitionProcess
 from tests.sim.network import Network, Port
 from tests.sim.nodes import NodeProcess
 from tests.sim.process import Process
+from tests.sim.quorum_judge import QuorumJudge
+from tests.sim.quorums import MovingController
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,6 +43,8 @@ class Settings(msgspec.Struct, kw_only=True):
     heartbeat_s: float = 0.3
     session_s: float = 1.2
     election_s: float = 1.2
+    # The longest election timeout, of the shortest.
+    patience: float = 2.0
     lag_time_max_s: float = 1.0
     rebalance_s: float = 0.0
     wait_ms: int = 30_000
@@ -58,6 +62,8 @@ class Settings(msgspec.Struct, kw_only=True):
     seesaw: bool = False
     # Few things happen, and each at the worst moment: whoever is left to follow a new leader has lost all it had.
     hunted: bool = False
+    # The quorum's voters come and go, and their disks fail.
+    moves_voters: bool = False
 
     @property
     def topic_defaults(self) -> Mapping[str, str]:
@@ -83,6 +89,9 @@ class World:
         self.judge = Judge(self)
         self.voters = tuple(range(1, settings.voters + 1))
         self.hosts = {number: Host(self, number) for number in range(1, settings.nodes + 1)}
+        # Where voters come and go: each host's ``cluster.voters``, and who judges that.
+        self.configured = dict.fromkeys(self.hosts, self.voters)
+        self.quorum = QuorumJudge(self)
         self.admin = Process(self, "admin", host=99)
         self.clients: list[Client] = []
         self.crashes: list[str] = []
@@ -212,6 +221,8 @@ class World:
 
     def make_fixed(self, host: Host, fixed: str) -> Process:
         """The Supervisor starts Controller or Node."""
+        if fixed == "controller" and self.settings.moves_voters:
+            return MovingController(self, host)
         return ControllerProcess(self, host) if fixed == "controller" else NodeProcess(self, host)
 
     def make_actor(self, host: Host, start: Start, pid: int) -> Process:
@@ -220,6 +231,11 @@ class World:
             return ReplicaProcess(self, host, start, pid)
         assert start.kind == "partition", start.kind
         return PartitionProcess(self, host, start, pid)
+
+    def controllers(self) -> list[MovingController]:
+        """Those that run, where voters come and go."""
+        found = [host.processes.get("controller") for host in self.hosts.values()]
+        return [process for process in found if isinstance(process, MovingController)]
 
     # What the processes ask
 
@@ -288,6 +304,9 @@ class World:
 
     def committed(self, truth: Truth, host: int) -> None:
         """A leader's watermark is the highest that ever was."""
+
+    def quorum_led(self, host: int) -> None:
+        """A controller leads the quorum in a new term."""
 
     def to_gateways(self, host: Host, message: m.Message) -> None:
         """Nobody listens: clients ask ``who_leads``."""
