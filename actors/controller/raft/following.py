@@ -10,7 +10,7 @@ from .state import Voter
 
 def append(voter: Voter, message: AppendEntries, now: float, out: Effects) -> None:
     """Make our log equal to the leader's up to the message's end, and say so once it is durable."""
-    answer = EntriesAppended(term=voter.term, voter=voter.me, sent=message.sent)
+    answer = EntriesAppended(term=voter.term, voter=voter.me, sent=message.sent, blank=voter.blank)
     if message.term < voter.term:
         send(out.after, message.voter, answer)
         return
@@ -24,7 +24,12 @@ def append(voter: Voter, message: AppendEntries, now: float, out: Effects) -> No
     if log.term_at(prev_end) != prev_term:
         hint = log.newest(prev_end, prev_term) or (log.start, log.term_at(log.start) or 0)
         refused = EntriesAppended(
-            term=voter.term, voter=voter.me, sent=message.sent, hint_end=hint[0], hint_term=hint[1]
+            term=voter.term,
+            voter=voter.me,
+            sent=message.sent,
+            hint_end=hint[0],
+            hint_term=hint[1],
+            blank=voter.blank,
         )
         send(out.after, message.voter, refused)
         return
@@ -32,10 +37,12 @@ def append(voter: Voter, message: AppendEntries, now: float, out: Effects) -> No
     take(voter, entries, out)
     voter.commit(min(message.committed, match), out)
     complete = match >= message.committed and log.term_at(message.committed) == message.term
-    if voter.blank and complete and not out.writes:
-        # All that the leader knows of is on our disk; and in this term nobody else is to get our vote again.
+    if voter.blank and message.sure and complete and not out.writes:
+        # All that the leader knows of is on our disk, and it leads indeed; and in this term nobody else is to get our
+        # vote again.
         voter.blank, voter.voted_for = False, message.voter
-    send(out.after, message.voter, EntriesAppended(term=voter.term, voter=voter.me, sent=message.sent, match=match))
+    done = EntriesAppended(term=voter.term, voter=voter.me, sent=message.sent, match=match, blank=voter.blank)
+    send(out.after, message.voter, done)
 
 
 def take(voter: Voter, entries: list[Entry], out: Effects) -> None:
@@ -61,12 +68,14 @@ def cut(voter: Voter, end: int, out: Effects) -> None:
 def install(voter: Voter, message: InstallSnapshot, now: float, out: Effects) -> None:
     """Collect the pieces in order; the last one makes the snapshot ours."""
     if message.term < voter.term:
-        send(out.after, message.voter, EntriesAppended(term=voter.term, voter=voter.me, sent=message.sent))
+        answer = EntriesAppended(term=voter.term, voter=voter.me, sent=message.sent, blank=voter.blank)
+        send(out.after, message.voter, answer)
         return
     role = _heed(voter, message.term, message.voter, now)
     if message.end <= voter.committed:
         role.incoming = None
-        match = EntriesAppended(term=voter.term, voter=voter.me, sent=message.sent, match=voter.committed)
+        known = voter.committed
+        match = EntriesAppended(term=voter.term, voter=voter.me, sent=message.sent, match=known, blank=voter.blank)
         send(out.after, message.voter, match)
         return
     incoming = role.incoming
@@ -77,7 +86,12 @@ def install(voter: Voter, message: InstallSnapshot, now: float, out: Effects) ->
         incoming.data += message.data
     if len(incoming.data) < message.size:
         received = SnapshotReceived(
-            term=voter.term, voter=voter.me, sent=message.sent, end=message.end, position=len(incoming.data)
+            term=voter.term,
+            voter=voter.me,
+            sent=message.sent,
+            end=message.end,
+            position=len(incoming.data),
+            blank=voter.blank,
         )
         send(out.after, message.voter, received)
         return
@@ -87,7 +101,7 @@ def install(voter: Voter, message: InstallSnapshot, now: float, out: Effects) ->
     voter.committed = snapshot.end
     out.writes.append(SaveSnapshot(snapshot, start=voter.log.start, reset=not kept))
     out.committed.append(snapshot)
-    done = EntriesAppended(term=voter.term, voter=voter.me, sent=message.sent, match=snapshot.end)
+    done = EntriesAppended(term=voter.term, voter=voter.me, sent=message.sent, match=snapshot.end, blank=voter.blank)
     send(out.after, message.voter, done)
 
 

@@ -20,7 +20,7 @@ from .messages import (
     TakeOver,
     VoterId,
 )
-from .roles import LONG_AGO, Leader, Progress
+from .roles import LONG_AGO, Candidate, Leader, Progress
 from .state import Voter
 
 
@@ -28,6 +28,8 @@ def begin(voter: Voter, now: float, out: Effects) -> None:
     """Lead: an entry of the new term at once, for only with it can earlier ones be committed (paper 5.4.2)."""
     log = voter.log
     leader = Leader(began=now, term_end=log.end + 1, beat_at=now + voter.settings.heartbeat_s)
+    won = voter.role
+    leader.founding = isinstance(won, Candidate) and not voter.is_majority(won.granted - won.blank)
     leader.progress = {peer: Progress(next=log.end) for peer in voter.peers}
     voter.role = leader
     _append(voter, [Entry(log.end, voter.term)], out)
@@ -56,7 +58,7 @@ def propose(voter: Voter, leader: Leader, proposals: list[Proposal], now: float,
 def appended(voter: Voter, leader: Leader, message: EntriesAppended, now: float, out: Effects) -> None:
     """A follower's log equals ours up to ``match``; or it does not, and we go back as far as both could agree."""
     progress = leader.progress.get(message.voter)
-    if progress is None:
+    if progress is None or not _note_disk(progress, message, now):
         return
     expected = _note_answer(progress, message.sent)
     if message.match >= 0:
@@ -65,6 +67,7 @@ def appended(voter: Voter, leader: Leader, message: EntriesAppended, now: float,
         advance(voter, leader, now, out)
         if voter.committed >= leader.term_end:
             voter.blank = False
+            _note_founded(voter, leader)
     elif expected:
         if message.hint_end < progress.match:
             # It has lost what it had said was on its disk.
@@ -78,7 +81,7 @@ def appended(voter: Voter, leader: Leader, message: EntriesAppended, now: float,
 def received(voter: Voter, leader: Leader, message: SnapshotReceived, now: float, out: Effects) -> None:
     """A follower wants the next piece of the snapshot."""
     progress = leader.progress.get(message.voter)
-    if progress is None or not _note_answer(progress, message.sent):
+    if progress is None or not _note_disk(progress, message, now) or not _note_answer(progress, message.sent):
         return
     if message.end == progress.snapshot_end:
         progress.position = message.position
@@ -112,7 +115,8 @@ def resign(voter: Voter, leader: Leader, now: float, out: Effects) -> None:
 
 def quorum_contact(voter: Voter, leader: Leader, now: float) -> float:
     """When a majority, ourselves included, was last surely ours."""
-    return _majority([now if peer == voter.me else leader.progress[peer].contact for peer in voter.log.voters])
+    heard = {peer: each.contact for peer, each in leader.progress.items() if _counts(leader, each)}
+    return _majority([now if peer == voter.me else heard.get(peer, LONG_AGO) for peer in voter.log.voters])
 
 
 def lease_until(voter: Voter, leader: Leader, now: float) -> float:
@@ -145,7 +149,8 @@ def committable(voter: Voter, leader: Leader) -> int:
     """The end that a majority has synced, if that is an entry of this term: an earlier term's, though on a majority,
     can still be replaced (paper 5.4.2, figure 8), and is committed by the one that follows it."""
     log = voter.log
-    end = _majority([log.end if peer == voter.me else leader.progress[peer].match for peer in log.voters])
+    synced = {peer: each.match for peer, each in leader.progress.items() if _counts(leader, each)}
+    end = _majority([log.end if peer == voter.me else synced.get(peer, 0) for peer in log.voters])
     return int(end) if log.term_at(int(end)) == voter.term else voter.committed
 
 
@@ -185,6 +190,8 @@ def _join(voter: Voter, leader: Leader, now: float, out: Effects) -> None:
     """The node that joins has what is committed: let it vote."""
     peer = leader.joining
     if peer is None or leader.progress[peer].match < max(voter.committed, leader.term_end):
+        return
+    if leader.progress[peer].blank_since is not None:
         return
     leader.joining = None
     _change(voter, leader, tuple(sorted((*voter.log.voters, peer))), now, out)
@@ -233,6 +240,7 @@ def replicate(voter: Voter, leader: Leader, peer: VoterId, now: float, out: list
             return
     entries = [] if waiting else log.read(progress.next, log.end, settings.append_bytes_max)
     prev_end = max(progress.next, log.start)
+    since = progress.blank_since
     message = AppendEntries(
         term=voter.term,
         voter=voter.me,
@@ -241,6 +249,7 @@ def replicate(voter: Voter, leader: Leader, peer: VoterId, now: float, out: list
         prev_term=log.term_at(prev_end) or 0,
         entries=entries,
         committed=voter.committed,
+        sure=leader.founding or (since is not None and quorum_contact(voter, leader, now) >= since),
     )
     send(out, peer, message)
 
@@ -271,6 +280,30 @@ def _note_answer(progress: Progress, sent: float) -> bool:
         return False
     progress.sent = None
     return True
+
+
+def _note_disk(progress: Progress, message: EntriesAppended | SnapshotReceived, now: float) -> bool:
+    """Whether this is the word of the disk that the voter has now, which may be a new one."""
+    if message.blank:
+        if progress.blank_since is None:
+            progress.blank_since, progress.match = now, 0
+    elif progress.blank_since is not None:
+        if message.sent < progress.blank_since:
+            return False
+        progress.blank_since = None
+    return True
+
+
+def _note_founded(voter: Voter, leader: Leader) -> None:
+    """Once a majority is blank no more, whoever comes with an empty disk has lost one."""
+    heard = {peer for peer, each in leader.progress.items() if each.contact > LONG_AGO and each.blank_since is None}
+    if leader.founding and voter.is_majority({voter.me, *heard}):
+        leader.founding = False
+
+
+def _counts(leader: Leader, progress: Progress) -> bool:
+    """A blank voter knows no term: a leader that was deposed long ago could have its word for anything."""
+    return leader.founding or progress.blank_since is None
 
 
 def _majority(values: list[float] | list[int]) -> float:

@@ -68,7 +68,8 @@ class AppendEntries(Message, frozen=True, kw_only=True):
     """Leader to follower: these follow the entry that ends at ``prev_end``; all before ``committed`` is decided.
 
     Without entries a heartbeat. ``sent`` is the leader's clock, returned unread: what it proves about the lease
-    must count from the sending.
+    must count from the sending. ``sure``, to a blank voter: a majority of the others has answered this leader since it
+    heard that this one is blank, so nothing is committed in a later term that the lost disk had been needed for.
     """
 
     term: int
@@ -78,11 +79,13 @@ class AppendEntries(Message, frozen=True, kw_only=True):
     prev_term: int
     entries: list[Entry] = []
     committed: int = 0
+    sure: bool = False
 
 
 class EntriesAppended(Message, frozen=True, kw_only=True):
     """Follower to leader: my log is synced and equals yours up to ``match``; or (``match`` < 0) it lacks the entry
-    before, and the newest of mine that can equal one of yours ends at ``hint_end``, in ``hint_term``."""
+    before, and the newest of mine that can equal one of yours ends at ``hint_end``, in ``hint_term``. ``blank``: see
+    ``state.Voter``."""
 
     term: int
     voter: VoterId
@@ -90,6 +93,7 @@ class EntriesAppended(Message, frozen=True, kw_only=True):
     match: int = -1
     hint_end: int = 0
     hint_term: int = 0
+    blank: bool = False
 
 
 class InstallSnapshot(Message, frozen=True, kw_only=True):
@@ -114,6 +118,7 @@ class SnapshotReceived(Message, frozen=True, kw_only=True):
     sent: float
     end: int
     position: int
+    blank: bool = False
 
 
 class TakeOver(Message, frozen=True, kw_only=True):

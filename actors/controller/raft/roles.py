@@ -75,6 +75,8 @@ class Progress(msgspec.Struct):
     position: int = 0
     """Bytes it has of the snapshot to ``snapshot_end``."""
     snapshot_end: int = -1
+    blank_since: float | None = None
+    """When this leader heard that it is a blank voter: it counts for nothing until it is none any more."""
 
 
 class Leader(msgspec.Struct):
@@ -89,6 +91,8 @@ class Leader(msgspec.Struct):
     """The end of its term's first entry: before that is committed, nothing is known to be (paper 5.4.2, 8)."""
     beat_at: float
     progress: dict[VoterId, Progress] = {}
+    founding: bool = False
+    """Elected by blank voters, for nobody has anything, or everybody agrees: so they count, too."""
     joining: VoterId | None = None
     """A node that is sent the log and may vote once it has it (thesis 4.2.1); given up at ``join_until``."""
     join_until: float = 0.0

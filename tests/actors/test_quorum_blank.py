@@ -1,0 +1,118 @@
+"""A voter without its disk knows no term: what it says counts for nobody who cannot prove that it leads."""
+
+from __future__ import annotations
+
+from logeion.actors.controller.raft.machine import Raft
+from logeion.actors.controller.raft.messages import (
+    AppendEntries,
+    AskVote,
+    Elapsed,
+    EntriesAppended,
+    Input,
+    Proposal,
+    Propose,
+    Snapshot,
+    Told,
+    VoteAnswered,
+)
+from logeion.actors.controller.raft.roles import Leader
+from logeion.actors.controller.raft.state import Settings, Stored
+
+VOTERS = (1, 2, 3)
+SETTINGS = Settings()
+
+
+def empty(voter: int, now: float) -> Raft:
+    return Raft(voter, Stored(0, None, Snapshot(0, 0, VOTERS), (), blank=True), SETTINGS, voter, now)
+
+
+def deliver(rafts: dict[int, Raft], voter: int, message: Input, now: float) -> list[tuple[int, Told]]:
+    """Let all that comes of this arrive at once; returns what went to those that are not there."""
+    lost: list[tuple[int, Told]] = []
+    waiting: list[tuple[int, Input]] = [(voter, message)]
+    while waiting:
+        to, each = waiting.pop(0)
+        out = rafts[to].step(each, now)
+        for send in (*out.before, *out.after):
+            if send.to in rafts:
+                waiting.append((send.to, send.message))
+            else:
+                lost.append((send.to, send.message))
+    return lost
+
+
+def led() -> tuple[dict[int, Raft], float]:
+    """Three voters, led by 1."""
+    rafts = {voter: empty(voter, 0.0) for voter in VOTERS}
+    now = 0.0
+    while not isinstance(rafts[1].role, Leader):
+        now += 0.01
+        deliver(rafts, 1, Elapsed(), now)
+    deliver(rafts, 1, Propose([Proposal(1, b"both have it")]), now)
+    deliver(rafts, 1, Elapsed(), now + SETTINGS.heartbeat_s)
+    assert not any(raft.blank for raft in rafts.values())
+    return rafts, now + SETTINGS.heartbeat_s
+
+
+def test_a_founding_quorum_counts_blank_voters_until_a_majority_has_something() -> None:
+    rafts, _ = led()
+    role = rafts[1].role
+    assert isinstance(role, Leader) and not role.founding
+    assert {raft.committed for raft in rafts.values()} == {rafts[1].log.end}
+
+
+def test_a_deposed_leader_commits_nothing_with_a_voter_that_has_lost_its_disk() -> None:
+    rafts, now = led()
+    # 3 comes back with nothing, and only 1 reaches it: for all it knows 2 leads a later term.
+    rafts[3] = empty(3, now)
+    alone = {1: rafts[1], 3: rafts[3]}
+    committed, began = rafts[1].committed, now
+    while now < began + 3 * SETTINGS.election_max_s:
+        now += 0.01
+        for voter, raft in alone.items():
+            if raft.deadline <= now:
+                deliver(alone, voter, Elapsed(), now)
+        if isinstance(rafts[1].role, Leader):
+            deliver(alone, 1, Propose([Proposal(1, b"of the past")]), now)
+    assert rafts[1].committed == committed
+    assert not isinstance(rafts[1].role, Leader), "a blank voter does not keep it in office"
+    assert rafts[3].blank
+
+
+def test_a_blank_voter_counts_again_once_the_others_have_confirmed_their_leader() -> None:
+    rafts, now = led()
+    rafts[3] = empty(3, now)
+    for _ in range(5):
+        now += SETTINGS.heartbeat_s
+        deliver(rafts, 1, Elapsed(), now)
+    assert not rafts[3].blank and rafts[3].committed == rafts[1].committed
+    two = rafts.pop(2)
+    deliver(rafts, 1, Propose([Proposal(1, b"with 3")]), now)
+    assert rafts[1].committed == rafts[1].log.end > two.log.end
+
+
+def test_what_the_lost_disk_had_acknowledged_counts_no_more() -> None:
+    rafts, now = led()
+    role = rafts[1].role
+    assert isinstance(role, Leader)
+    end, sent = rafts[1].log.end, role.progress[3].contact
+    now += 0.01
+    rafts[1].step(EntriesAppended(term=1, voter=3, sent=sent, blank=True), now)
+    assert role.progress[3].match == 0
+    rafts[1].step(EntriesAppended(term=1, voter=3, sent=sent, match=end), now + 0.01)
+    assert role.progress[3].match == 0 and role.progress[3].blank_since == now
+
+
+def test_a_blank_voter_elects_nobody_by_what_a_deposed_leader_told_it() -> None:
+    blank = empty(3, 0.0)
+    entries = led()[0][1].log.read(0, 99)
+    told = AppendEntries(
+        term=1, voter=1, sent=0.0, prev_end=0, prev_term=0, entries=list(entries), committed=entries[-1].end
+    )
+    blank.step(told, 0.1)
+    again = AppendEntries(term=1, voter=1, sent=0.1, prev_end=entries[-1].end, prev_term=1, committed=entries[-1].end)
+    blank.step(again, 0.2)
+    asked = AskVote(term=2, voter=1, end=entries[-1].end, last_term=1)
+    [send] = blank.step(asked, 0.2 + SETTINGS.election_max_s).after
+    answer = send.message
+    assert isinstance(answer, VoteAnswered) and answer.granted and answer.blank
