@@ -135,7 +135,7 @@ def test_the_vote_of_a_lost_disk_is_caught(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_world_has_what_the_seeds_are_for() -> None:
-    worlds: list[World] = [run_seed(seed) for seed in range(30)]
+    worlds: list[World] = [run_seed(seed) for seed in range(40)]
     assert sum(len(world.judge.leaders) for world in worlds) > 60
     assert sum(world.judge.installed for world in worlds) > 5
     assert sum(world.transfers for world in worlds) > 2
