@@ -18,6 +18,7 @@ from tests.sim.replicas import Actor
 
 if TYPE_CHECKING:
     from tests.sim.cluster_judge import Key, Truth
+    from tests.sim.logview import Batch
     from tests.sim.world import World
 
 IN_FLIGHT = 5
@@ -164,16 +165,19 @@ class Producer(Client):
         newest = truth.newest if truth is not None else None
         if truth is None or newest is None or newest.leader_epoch != self.epoch:
             return  # a leader whose time is over knows less than it should
-        if self.acked and not self._was_deleted(truth):
+        lost = self.world.judge.may_have_lost(self.key, self.producer_id)
+        if self.acked and not lost and not self._was_deleted(truth):
             raise Violated(
                 f"exactly once: producer {self.producer_id} has acks for all before sequence {self.waiting[0][0]}, and "
                 f"the leader says: {reply.reason}"
             )
         # Its first batches were refused, a later one was not, and a log that knows nothing of a producer takes any
         # sequence for its first (as Kafka's does). Or its batch is in, and was deleted before its ack was heard: a
-        # replica that began after it does not know it any more. Begin again as somebody else.
+        # replica that began after it does not know it any more. Or what was acknowledged is gone, as it may be. Begin
+        # again as somebody else.
         self.world.note(f"{self.name} begins again with another id")
         self.producer_id += 1000
+        self.acked = 0
         old, self.waiting, self.sequence = self.waiting, deque(), 0
         for _ in old:
             self.waiting.append((self.sequence, self.world.batch(self.producer_id, self.sequence, 1)))
@@ -224,6 +228,9 @@ class Consumer(Client):
     def __init__(self, world: World, number: int, key: Key) -> None:
         super().__init__(world, f"consumer-{number}", number, key)
         self.position = 0
+        # What it has read last, and of which epoch that was.
+        self.last: Batch | None = None
+        self.last_epoch = -1
         self.look()
 
     @property
@@ -250,7 +257,7 @@ class Consumer(Client):
         lane.call(m.Watch(epoch=self.epoch, offset=self.position), answered, 3.0)
 
     def _read(self, lane: Port, advanced: m.Advanced) -> None:
-        truth = self.world.judge.truths.get(self.key)
+        truth = self.world.judge.truth_of(self.key, self.epoch)
         if truth is None or not lane.peer.open:
             return
         if advanced.high_watermark <= self.position:
@@ -266,6 +273,7 @@ class Consumer(Client):
             # OFFSET_OUT_OF_RANGE, and the consumer begins where the log does.
             self.world.note(f"{self.name} at {self.position} is out of range: the log begins at {log_start}")
             self.position = self.world.judge.out_of_range(truth, self.position, log_start)
+            self.last, self.last_epoch = None, -1
         if advanced.high_watermark <= self.position:
             return
         batches = [batch for batch in view.holding(self.position) if batch.base < advanced.high_watermark]
@@ -275,6 +283,7 @@ class Consumer(Client):
                 f"finds records to {batches[-1].next if batches else self.position} only"
             )
         self.position = self.world.judge.consumed(truth, self.position, batches)
+        self.last, self.last_epoch = batches[-1], batches[-1].epoch
 
 
 def make_batch(producer_id: int, sequence: int, values: list[bytes], now_ms: int) -> bytes:

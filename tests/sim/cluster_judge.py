@@ -79,6 +79,10 @@ class Judge:
         self.acks = 0
         self.elections = 0
 
+    def truth_of(self, key: Key, epoch: int | None) -> Truth | None:
+        """What is true for a process of this leader epoch: the same for all, unless there are unclean elections."""
+        return self.truths.get(key)
+
     # Metadata
 
     def published(self, host: int, offset: int, records: list[MetadataRecord], next_offset: int) -> None:
@@ -250,6 +254,15 @@ class Judge:
         if alive and view.torn:
             raise Violated(f"{truth.directory} on {host}, in use: {view.torn}")
 
+    def begins(self, host: int, key: Key, epoch: int, log_start: int, high_watermark: int) -> None:
+        """A leader begins; its log is as it was found."""
+
+    def proposed(self, records: list[MetadataRecord], isr: list[int]) -> None:
+        """This is what the controller makes of a leader's proposal."""
+
+    def asked(self, records: list[MetadataRecord]) -> None:
+        """This is what the controller makes of an admin's wish for unclean elections."""
+
     def watermark(
         self, host: int, truth: Truth, high_watermark: int, *, leading: bool, partition_epoch: int = -1
     ) -> None:
@@ -381,6 +394,10 @@ class Judge:
                 f"I2: an ack of epoch {epoch} for offset {appended.base_offset} of {truth.directory}, where a batch "
                 f"of producer {batch.producer} sequence {batch.sequence} is committed"
             )
+
+    def may_have_lost(self, key: Key, producer: int) -> bool:
+        """Whether anything that was acknowledged to this producer may be gone."""
+        return False
 
     def out_of_range(self, truth: Truth, position: int, log_start: int) -> int:
         """A consumer is told that the log begins after its position; returns where it reads on (I6)."""

@@ -26,12 +26,14 @@ from unittest import mock
 import msgspec
 
 from logeion.actors.node import local, removal
+from tests.sim import unclean
 from tests.sim.cluster_judge import Key, Truth
 from tests.sim.engine import Violated
 from tests.sim.faults import Faults
 from tests.sim.followers import ReplicaProcess
 from tests.sim.leaders import PartitionProcess
 from tests.sim.network import Port
+from tests.sim.unclean import CLASS, UNCLEAN
 from tests.sim.world import Settings, World
 
 RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results" / "sim.jsonl"
@@ -53,6 +55,8 @@ class Crashed(AssertionError):
 
 def drawn(seed: int) -> Settings:
     """What this seed's cluster is like."""
+    if seed % UNCLEAN == CLASS:
+        return Settings(**unclean.drawn(seed))  # type: ignore[arg-type]
     chance = random.Random(seed * 7919 + 1)
     if seed % SEESAW == 5:
         return Settings(
@@ -123,6 +127,9 @@ class ClusterWorld(World):
         if self.settings.hunted:
             # A leader that is gone is missed after a while only.
             self.faulty_s, self.pace = 3.0, 0.5
+        if self.settings.unclean:
+            # Long enough for somebody to be left behind, missed and succeeded, twice.
+            self.faulty_s, self.pace = chance.choice((4.0, 6.0)), chance.choice((0.3, 0.6))
         self.faults: Faults | None = None
 
     def live(self) -> None:

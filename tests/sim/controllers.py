@@ -38,6 +38,7 @@ from tests.sim.network import Port
 from tests.sim.process import Process
 
 if TYPE_CHECKING:
+    from tests.sim.cluster_judge import Judge
     from tests.sim.hosts import Host
     from tests.sim.world import World
 
@@ -48,7 +49,9 @@ QUESTIONS = (*REQUESTS, m.ChangeVoters, m.DescribeQuorum)
 
 
 class JudgedMachine(ControllerMachine):
-    """The real one; what it makes of a leader's proposal is looked at."""
+    """The real one; what it makes of a leader's proposal is looked at, and what of an admin's wish is noted."""
+
+    judge: Judge
 
     def handle(self, request: Request, now: float) -> Decision:
         before = None
@@ -59,6 +62,9 @@ class JudgedMachine(ControllerMachine):
             asked, was = (request.leader_epoch, request.partition_epoch), (before.leader_epoch, before.partition_epoch)
             if asked != was:
                 raise Violated(f"I3: a proposal of epochs {asked} is taken, the partition is in {was}: {request}")
+            self.judge.proposed(decision.records, request.isr)
+        if isinstance(request, m.ElectLeaders) and request.unclean:
+            self.judge.asked(decision.records)
         return decision
 
 
@@ -122,12 +128,14 @@ class ControllerProcess(Process):
 
     def _machine(self, image: MetadataImage) -> ControllerMachine:
         settings = self.world.settings
-        return JudgedMachine(
+        machine = JudgedMachine(
             Defaults(partitions=1, replication_factor=1),
             self.world.new_topic_id,
             image,
             decisions.Settings(session_s=settings.session_s, rebalance_s=settings.rebalance_s),
         )
+        machine.judge = self.world.judge
+        return machine
 
     def _open(self) -> None:
         world, on = self.world, self.on

@@ -13,6 +13,7 @@ from tests.sim.nodes import NodeProcess
 from tests.sim.process import Process
 from tests.sim.recreation import Recreation
 from tests.sim.replicas import Actor
+from tests.sim.unclean import Losses
 from tests.sim.voter_faults import VoterFaults
 from tests.sim.world import TOPIC
 
@@ -56,8 +57,6 @@ class Faults:
             (1, self.elect),
             (0.3, self.recreate),
         ]
-        if world.settings.moves_min_isr:
-            kinds.append((2, self.set_min_isr))
         if world.settings.seesaw:
             kinds = [
                 (2, self.kill_leader),
@@ -69,12 +68,18 @@ class Faults:
             ]
         if world.settings.hunted:
             kinds = [(3, self.hunt), (1, self.kill_leader), (1, self.freeze)]
+        self.losses = Losses(world, self) if world.settings.unclean else None
+        if self.losses is not None:
+            kinds = self.losses.kinds()
+        if world.settings.moves_min_isr:
+            kinds.append((2, self.set_min_isr))
         # Where the quorum is away for long nobody may take a replica away from a partition that has lost another.
         stays = world.settings.hunted or world.settings.moves_voters
         if world.settings.nodes > world.settings.replicas and not stays:
             kinds.append((3, self.reassign))
         # A seed that does few kinds of things does them often: that goes deeper than a little of everything.
-        share = chance.choice((0.2, 0.4, 0.7, 1.0)) if not (world.settings.seesaw or world.settings.hunted) else 1.0
+        whole = world.settings.seesaw or world.settings.hunted or self.losses is not None
+        share = chance.choice((0.2, 0.4, 0.7, 1.0)) if not whole else 1.0
         self.kinds = [kind for kind in kinds if chance.random() < share] or kinds
         self.counts: dict[str, int] = {}
         self.voter_faults = VoterFaults(world, until, self.counts)
@@ -82,7 +87,7 @@ class Faults:
             self.kinds = [kind for kind in self.kinds if kind[1] != self.break_voter] + self.voter_faults.kinds
         self.weights = [weight for weight, _ in self.kinds]
         self.lossy = chance.random() < 0.4
-        self.recreation = Recreation(world, self._ask_controller, self._repopulate)
+        self.recreation = Recreation(world, self.ask_controller, self._repopulate)
         self.ambushes = Ambushes(world, until, self.counts)
 
     def begin(self) -> None:
@@ -93,6 +98,8 @@ class Faults:
         network.slow = chance.choice((0.0, 0.0, 0.02, 0.1))
         self.engine.after(chance.expovariate(1 / self.pace), self.next)
         self.engine.at(self.until, self.heal)
+        if self.losses is not None:
+            self.losses.begin()
 
     def next(self) -> None:
         if self.engine.time >= self.until:
@@ -335,14 +342,14 @@ class Faults:
             client.lane.call(m.TrimLog(epoch=client.epoch, offset=offset), lambda reply: None, 1.0)
 
     def elect(self) -> None:
-        self._ask_controller(m.ElectLeaders())
+        self.ask_controller(m.ElectLeaders())
 
     def set_min_isr(self) -> None:
         """One more than the world's own, and back: what is promised is never less."""
         wanted = self.world.settings.min_isr + self.engine.random.choice((0, 1))
         self.world.note(f"min.insync.replicas is to be {wanted}")
         change = m.ConfigChange(key="min.insync.replicas", operation="set", value=str(wanted))
-        self._ask_controller(m.AlterConfigs(resource="topic", name=TOPIC, changes=[change]))
+        self.ask_controller(m.AlterConfigs(resource="topic", name=TOPIC, changes=[change]))
 
     def recreate(self) -> None:
         """The topic is deleted, and another one gets its name."""
@@ -363,9 +370,10 @@ class Faults:
         replicas = self.engine.random.sample(list(self.world.hosts), self.world.settings.replicas)
         wanted = m.PartitionToReassign(topic=topic, partition=int(partition), replicas=replicas)
         self.world.note(f"{truth.directory} is reassigned to {replicas}")
-        self._ask_controller(m.ReassignPartitions(partitions=[wanted]))
+        self.ask_controller(m.ReassignPartitions(partitions=[wanted]))
 
-    def _ask_controller(self, message: m.Message) -> None:
+    def ask_controller(self, message: m.Message) -> None:
+        """An admin asks some host's controller, if any is there."""
         host = self.a_host()
         admin = self.world.admin
 

@@ -177,5 +177,9 @@ class ReplicaProcess(Actor):
             case m.Watermark():
                 self._do(self.machine.watermark(dial, message, self.now))
 
+    @property
+    def reign(self) -> int | None:
+        return self.machine.slice.leader_epoch
+
     def judge_watermark(self, truth: Truth, log: Log) -> None:
         self.world.judge.watermark(self.host, truth, log.high_watermark, leading=False)

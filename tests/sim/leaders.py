@@ -56,6 +56,7 @@ class PartitionProcess(Actor):
         assert on is not None and start.epoch is not None
         self._mail: list[Mail] = []
         self.bodies: dict[Any, tuple[bytes, int]] = {}
+        self.world.judge.begins(on.number, self.key, start.epoch, log.start_offset, log.high_watermark)
         log.become_leader(start.epoch)
         settings = self.world.settings
         self.machine = Machine(
@@ -152,6 +153,8 @@ class PartitionProcess(Actor):
                 self._trim(ticket, message, log)
             case m.FindOffset():
                 self._find(ticket, message)
+            case m.FindEpochEnd():
+                self._find_end(ticket, message, log)
 
     def _trim(self, ticket: Any, message: m.TrimLog, log: Log) -> None:
         error = self.machine.check_epoch(message.epoch)
@@ -159,7 +162,7 @@ class PartitionProcess(Actor):
             if error is not None:
                 raise error
             target = self.machine.trim_target(message.offset)
-            truth = self.world.judge.truths.get(self.key)
+            truth = self.world.judge.truth_of(self.key, self.machine.epoch)
             # This very step may have appended, and committed, what came before.
             self.look_again()
             if truth is not None:
@@ -183,6 +186,14 @@ class PartitionProcess(Actor):
             self._reply(ticket, refusal(refused, self.machine.epoch))
         else:
             self._reply(ticket, found)
+
+    def _find_end(self, ticket: Any, message: m.FindEpochEnd, log: Log) -> None:
+        error = self.machine.check_epoch(message.epoch)
+        if error is not None:
+            self._reply(ticket, refusal(error, self.machine.epoch))
+        else:
+            epoch, end = log.epoch_end(message.asked_epoch)
+            self._reply(ticket, m.EpochEndFound(leader_epoch=epoch, end_offset=end))
 
     def _drain(self) -> None:
         mail, self._mail = self._mail, []
@@ -236,7 +247,7 @@ class PartitionProcess(Actor):
         port, request = ticket
         body = self.bodies.pop(ticket, None)
         if body is not None and isinstance(message, m.Appended) and body[1] == -1:
-            truth = self.world.judge.truths.get(self.key)
+            truth = self.world.judge.truth_of(self.key, self.machine.epoch)
             self.look_again()
             if truth is not None:
                 self.world.judge.acknowledged(truth, message, body[0], self.machine.epoch)

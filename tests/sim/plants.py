@@ -24,7 +24,7 @@ from logeion.actors.partition.effects import Answer, Effect, Mail, Write, Writte
 from logeion.actors.partition.isr import Isr
 from logeion.actors.partition.machine import ACKS_ALL, ACKS_LEADER, Machine
 from logeion.actors.partition.replication import Replication
-from logeion.actors.replica.machine import Commit, ReplicaMachine
+from logeion.actors.replica.machine import Commit, Fetch, ReplicaMachine
 from logeion.log import cutting
 from logeion.log import log as log_module
 from logeion.log.epochs import EpochCache
@@ -167,6 +167,41 @@ def watermark_first(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ReplicaMachine, "_diverged", diverged)
 
 
+def suffix_kept(patch: pytest.MonkeyPatch) -> None:
+    """A follower does not cut what it knows to be committed: it waits until the leader's log is as long as its own, and
+    goes on as if both agreed."""
+    cut, fetch, out_of_range = ReplicaMachine._diverged, ReplicaMachine._fetch, ReplicaMachine._out_of_range
+
+    def diverged(self: ReplicaMachine, effects: list[Any], answer: m.LogFetched) -> None:
+        found: list[Any] = []
+        cut(self, found, answer)
+        if found[0].below_watermark:
+            vars(self)["kept"] = True
+            found[0] = msgspec.structs.replace(found[0], offset=self.end)
+        effects += found
+
+    def trusting(self: ReplicaMachine, effects: list[Any], now: float) -> None:
+        fetch(self, effects, now)
+        if "kept" in vars(self) and effects and isinstance(effects[-1], Fetch):
+            message = msgspec.structs.replace(effects[-1].message, last_epoch=-1)
+            effects[-1] = msgspec.structs.replace(effects[-1], message=message)
+
+    def waiting(self: ReplicaMachine, effects: list[Any], answer: m.LogFetched, now: float) -> None:
+        if "kept" in vars(self):
+            self._give_up(effects, now)
+        else:
+            out_of_range(self, effects, answer, now)
+
+    patch.setattr(ReplicaMachine, "_diverged", diverged)
+    patch.setattr(ReplicaMachine, "_out_of_range", waiting)
+    patch.setattr(ReplicaMachine, "_fetch", trusting)
+
+
+def suffix_unseen(patch: pytest.MonkeyPatch) -> None:
+    """A leader takes a follower's log for its own as long as it is not longer, whatever its epochs are."""
+    patch.setattr(Replication, "_epoch_end", lambda self, asked: (asked, self.end))
+
+
 def watermark_forgotten(patch: pytest.MonkeyPatch) -> None:
     """A start does not look at the watermark that was written down."""
     patch.setattr(Recovery, "_state", lambda self: None)
@@ -210,6 +245,26 @@ def elect_anybody(patch: pytest.MonkeyPatch) -> None:
             alive = [node for node in replicas if node not in barred and image.eligible(node)]
             return (alive[0], "eligible") if alive else found
         return found
+
+    patch.setattr(elections, "_elect", elect)
+
+
+def unclean_unasked(patch: pytest.MonkeyPatch) -> None:
+    """Unclean elections are held whatever the topic's configuration says."""
+    honest = elections._elect
+    patch.setattr(elections, "_elect", lambda *given: honest(*given[:-1], True))
+
+
+def eligible_passed_over(patch: pytest.MonkeyPatch) -> None:
+    """Where an unclean election may be, it is held as soon as the ISR is empty, be there an ELR or not."""
+    honest = elections._elect
+
+    def elect(image: MetadataImage, leader: int, replicas: Sequence[int], *rest: Any) -> tuple[int, str]:
+        isr, elr, _last_known, barred, _preferred, unclean = rest
+        others = [node for node in replicas if node not in elr and node not in barred and image.eligible(node)]
+        if unclean and not isr and others:
+            return others[0], "unclean"
+        return honest(image, leader, replicas, *rest)
 
     patch.setattr(elections, "_elect", elect)
 

@@ -230,13 +230,18 @@ class Actor(Process):
 
     def look(self, log: Log) -> None:
         """Let the judge see what has changed."""
-        truth = self.world.judge.truths.get(self.key)
+        truth = self.world.judge.truth_of(self.key, self.reign)
         if truth is not None:
             judge = self.world.judge
             judge.started(self.host, truth, log.start_offset)
             leading = self.kind == "partition"
             judge.logged(self.host, truth, leader=self.identity if leading else "", epoch=self.start.epoch or 0)
             self.judge_watermark(truth, log)
+
+    @property
+    def reign(self) -> int | None:
+        """The leader epoch that it lives in."""
+        return self.start.epoch
 
     def judge_watermark(self, truth: Any, log: Log) -> None:
         """The watermark may have moved."""

@@ -20,9 +20,11 @@ from tests.sim.hosts import Host
 from tests.sim.leaders import PartitionProcess
 from tests.sim.network import Network, Port
 from tests.sim.nodes import NodeProcess
+from tests.sim.permitted_loss import UncleanJudge
 from tests.sim.process import Process
 from tests.sim.quorum_judge import QuorumJudge
 from tests.sim.quorums import MovingController
+from tests.sim.wary import WaryConsumer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,7 +58,7 @@ class Settings(msgspec.Struct, kw_only=True):
     # For how long a follower's shell still reads the lanes that its machine has given up.
     late_s: float = 0.0
     # min.insync.replicas is changed now and then. That clears the ELR (KIP-966), so no storage may be lost there: the
-    # only one left in the ISR could be the one that has lost it, and nobody leads until people decide.
+    # only one left in the ISR could be the one that has lost it, and nobody leads until people decide (``unclean``).
     moves_min_isr: bool = False
     # Leaders come and go so fast that their logs part, and clients never hear what became of their batches.
     seesaw: bool = False
@@ -64,11 +66,16 @@ class Settings(msgspec.Struct, kw_only=True):
     hunted: bool = False
     # The quorum's voters come and go, and their disks fail.
     moves_voters: bool = False
+    # All who may lead are lost, and others lead all the same: "on" from the beginning, "switched" on meanwhile, or
+    # "asked" for by an admin.
+    unclean: str = ""
 
     @property
     def topic_defaults(self) -> Mapping[str, str]:
         """Of every topic."""
+        allowed = {"unclean.leader.election.enable": "true"} if self.unclean == "on" else {}
         return {
+            **allowed,
             "min.insync.replicas": str(self.min_isr),
             "logeion.flush": self.flush,
             "segment.bytes": str(self.segment_bytes),
@@ -86,7 +93,7 @@ class World:
         # All processes that ever were.
         self.made: list[Process] = []
         self.network = Network(self.engine)
-        self.judge = Judge(self)
+        self.judge = UncleanJudge(self) if settings.unclean else Judge(self)
         self.voters = tuple(range(1, settings.voters + 1))
         self.hosts = {number: Host(self, number) for number in range(1, settings.nodes + 1)}
         # Where voters come and go: each host's ``cluster.voters``, and who judges that.
@@ -142,7 +149,10 @@ class World:
     # Lost storage: what may be lost by the rules, and what the judge must know of it
 
     def may_lose(self, host: Host, truth: Truth) -> bool:
-        """Whether as few replicas have lost storage, and not yet got it back, as the promise allows (I2)."""
+        """Whether as few replicas have lost storage, and not yet got it back, as the promise allows (I2); any may
+        where unclean elections are judged."""
+        if self.settings.unclean:
+            return True
         if self.settings.moves_min_isr or self.keeps_storage:
             return False
         lost = {number for number, key in self.judge.budget if key == truth.key} | {host.number}
@@ -328,6 +338,6 @@ class World:
         return careless
 
     def add_consumer(self, key: Key) -> Consumer:
-        consumer = Consumer(self, len(self.clients) + 1, key)
+        consumer = (WaryConsumer if self.settings.unclean else Consumer)(self, len(self.clients) + 1, key)
         self.clients.append(consumer)
         return consumer
