@@ -34,6 +34,11 @@ class _Refused:
         self.sequences: set[int] = set()
 
 
+def _follows(sequence: int, other: int) -> bool:
+    """Whether a producer sends this one after the other."""
+    return 0 < (sequence - other) % SEQUENCES < SEQUENCES // 2
+
+
 class Refusals:
     """Of all partitions of one gateway."""
 
@@ -53,13 +58,18 @@ class Refusals:
             del self._refused[next(iter(self._refused))]
 
     def behind(self, producer: Producer, sequence: int) -> bool:
-        """Whether this batch was sent behind one that was refused, before its client could know."""
+        """Whether this batch was sent behind one that was refused, before its client could know; then it is refused."""
         entry = self._refused.get(producer)
         if entry is None:
             return False
         if sequence in entry.sequences or len(entry.sequences) >= SEQUENCES_MAX:
             del self._refused[producer]
             return False
+        if not self.before(producer, sequence):
+            # The oldest that the client has: of a connection that it has given up, only later ones were refused.
+            return False
+        # What follows this one was refused before it, so to send that again says nothing of having seen this refusal.
+        entry.sequences = {refused for refused in entry.sequences if _follows(sequence, refused)}
         return True
 
     def before(self, producer: Producer, sequence: int) -> bool:
@@ -67,7 +77,7 @@ class Refusals:
         entry = self._refused.get(producer)
         if entry is None:
             return False
-        return any(0 < (sequence - refused) % SEQUENCES < SEQUENCES // 2 for refused in entry.sequences)
+        return any(_follows(sequence, refused) for refused in entry.sequences)
 
     def grow_older(self) -> None:
         """``AGE_S`` have passed since the last time."""

@@ -35,6 +35,24 @@ def test_a_client_that_was_elsewhere_meanwhile_is_refused_once_more() -> None:
     assert [refusals.behind(ADA, number) for number in (90, 91, 92)] == [False] * 3
 
 
+def test_a_batch_before_all_that_were_refused_goes_on_and_so_does_what_follows_it() -> None:
+    """Its client has hung up and begins anew; batches of the old connection are refused after it came again."""
+    refusals = Refusals()
+    for number in (10, 11, 12):
+        refusals.note(ADA, number)
+    assert [refusals.behind(ADA, number) for number in (9, 10, 11, 12, 13)] == [False] * 5
+
+
+def test_what_follows_a_batch_that_is_refused_now_is_no_sign_that_its_client_knows() -> None:
+    refusals = Refusals()
+    refusals.note(ADA, 10)
+    refusals.note(ADA, 12)
+    for number in (11, 12, 13):
+        assert refusals.behind(ADA, number)
+        refusals.note(ADA, number)
+    assert [refusals.behind(ADA, number) for number in (11, 12, 13)] == [False] * 3
+
+
 def test_a_batch_that_is_refused_again_blocks_again() -> None:
     refusals = Refusals()
     refusals.note(ADA, 10)
