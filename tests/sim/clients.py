@@ -78,6 +78,16 @@ class Client(Process):
         self.parted()
         self.look(self.engine.random.uniform(0.0, RETRY_S))
 
+    @property
+    def reaches(self) -> bool:
+        """Whether it talks to anybody."""
+        return self.lane is not None
+
+    def trim(self, offset: int) -> None:
+        """Have what lies before this offset deleted."""
+        if self.lane is not None:
+            self.lane.call(m.TrimLog(epoch=self.epoch, offset=offset), lambda reply: None, 1.0)
+
     def connected(self, lane: Port) -> None:
         """A lane to who is said to lead."""
 

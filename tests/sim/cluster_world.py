@@ -6,6 +6,7 @@ After the faults comes a calm in which all must come to one end: each partition 
 everything acknowledged readable.
 
     python -m tests.sim.cluster_world --seeds 1000 --start 0 [--jobs 2] [--plant NAME]
+    python -m tests.sim.cluster_world --seeds 1000 --start 15 --step 16      (those in which clients talk to gateways)
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from tests.sim.cluster_judge import Key, Truth
 from tests.sim.engine import Violated
 from tests.sim.faults import Faults
 from tests.sim.followers import ReplicaProcess
+from tests.sim.gateways import virtual
 from tests.sim.leaders import PartitionProcess
 from tests.sim.network import Port
 from tests.sim.unclean import CLASS, UNCLEAN
@@ -47,6 +49,8 @@ HUNTED = 32
 # In one of so many the quorum's voters come and go. Once all is whole nobody may stand for so long.
 MOVING = 16
 QUIET_S = 4.0
+# In one of so many, clients talk to gateways.
+GATEWAYS = 16
 
 
 class Crashed(AssertionError):
@@ -97,7 +101,7 @@ def drawn(seed: int) -> Settings:
         )
     nodes = chance.choice((3, 3, 3, 4))
     min_isr = chance.choice((2, 2, 2, 1))
-    return Settings(
+    settings = Settings(
         nodes=nodes,
         voters=chance.choice((1, 3, 3)),
         partitions=chance.choice((1, 1, 2)),
@@ -114,6 +118,14 @@ def drawn(seed: int) -> Settings:
         raft_bytes=chance.choice((1_048_576, 1_048_576, 400)),
         moves_min_isr=chance.random() < 0.15,
     )
+    if seed % GATEWAYS == 15:
+        settings.gateways = chance.choice((1, 1, 2))
+        settings.failover_wait_ms = chance.choice((3000, 300))
+        settings.stranded = chance.random() < 0.4
+        if settings.stranded:
+            # Who is cut off is soon replaced.
+            settings.heartbeat_s, settings.session_s, settings.election_s = 0.2, 0.6, 0.4
+    return settings
 
 
 class ClusterWorld(World):
@@ -130,12 +142,18 @@ class ClusterWorld(World):
         if self.settings.unclean:
             # Long enough for somebody to be left behind, missed and succeeded, twice.
             self.faulty_s, self.pace = chance.choice((4.0, 6.0)), chance.choice((0.3, 0.6))
+        if self.settings.gateways:
+            # A host that is cut off is replaced after a session only; what it tells its clients then is what matters.
+            self.faulty_s += 1.0
+        if self.settings.stranded:
+            self.faulty_s, self.pace = 4.5, 0.3
         self.faults: Faults | None = None
 
     def live(self) -> None:
         """From the first process to the last judgement."""
         with mock.patch.object(local, "OFFLINE_RETRY_S", 3.0), mock.patch.object(removal, "OFFLINE_RETRY_S", 3.0):
-            self._live()
+            with virtual() if self.settings.gateways else contextlib.nullcontext():
+                self._live()
 
     def _live(self) -> None:
         self.boot()
@@ -150,7 +168,8 @@ class ClusterWorld(World):
                 self.add_producer(key, pace=chance.choice((0.03, 0.1, 0.3)), until=until)
             if chance.random() < 0.7:
                 self.add_careless(key, pace=chance.choice((0.05, 0.3)), until=until)
-            self.add_consumer(key)
+            for _ in range(3 if self.settings.stranded else 1):
+                self.add_consumer(key)
         self.faults = Faults(self, until, self.pace)
         self.faults.begin()
         self.run(until + 1e-6)
@@ -160,6 +179,10 @@ class ClusterWorld(World):
             term = self.quorum.term()
             self.run(self.engine.time + QUIET_S)
             self.quorum.check_quiet(term)
+        if self.settings.gateways:
+            self.run_until(self.inspect_gateways, 10.0, "a gateway does not tell who leads", every=1)
+        for truth in self.judge.truths.values():
+            self.gateway_judge.nothing_twice(truth)
         if self.crashes:
             raise Crashed(self.crashes[0])
 
@@ -191,6 +214,8 @@ class ClusterWorld(World):
             if client.alive and not client.done:  # type: ignore[attr-defined]
                 return False
         if self.settings.moves_voters and not self.quorum.is_whole():
+            return False
+        if self.settings.gateways and not self.gateway_judge.agrees():
             return False
         return all(self._is_whole(truth) for truth in self.judge.truths.values())
 
@@ -278,13 +303,14 @@ class Report(msgspec.Struct):
     acks: int = 0
     elections: int = 0
     faults: dict[str, int] = {}
+    gateways: dict[str, int] = {}
     jobs: int = 1
     commit: str = ""
     date: str = ""
     kind: str = "cluster"
 
 
-def run_chunk(bounds: tuple[int, int]) -> Report:
+def run_chunk(bounds: tuple[int, int, int]) -> Report:
     """Some seeds, one after the other; the failing ones are named."""
     began = time.process_time()
     report = Report(bounds[0], 0)
@@ -307,12 +333,15 @@ def run_chunk(bounds: tuple[int, int]) -> Report:
         report.elections += world.judge.elections
         for name, count in world.faults.counts.items() if world.faults is not None else ():
             report.faults[name] = report.faults.get(name, 0) + count
+        for name, count in world.gateway_judge.counts.items():
+            report.gateways[name] = report.gateways.get(name, 0) + count
     report.cpu_s = time.process_time() - began
     return report
 
 
-def chunks(start: int, seeds: int) -> list[tuple[int, int]]:
-    return [(at, min(at + CHUNK, start + seeds)) for at in range(start, start + seeds, CHUNK)]
+def chunks(start: int, seeds: int, step: int = 1) -> list[tuple[int, int, int]]:
+    end = start + seeds * step
+    return [(at, min(at + CHUNK * step, end), step) for at in range(start, end, CHUNK * step)]
 
 
 @contextlib.contextmanager
@@ -343,6 +372,8 @@ def add(total: Report, part: Report) -> None:
     total.elections += part.elections
     for name, count in part.faults.items():
         total.faults[name] = total.faults.get(name, 0) + count
+    for name, count in part.gateways.items():
+        total.gateways[name] = total.gateways.get(name, 0) + count
 
 
 def covered(commit: str | None = None) -> int:
@@ -362,6 +393,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--start", type=int, default=0, help="the first seed; -1: where the results file ends")
+    parser.add_argument("--step", type=int, default=1, help="each so many only: the seeds of one class")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument(
         "--plant", help="plant this bug (see tests.sim.planted) and stop at the first seed that sees it"
@@ -370,6 +402,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--go-on", action="store_true", help="do not stop at the first seed that fails")
     parser.add_argument("--trace", action="store_true", help="tell each seed's story")
     options = parser.parse_args(arguments)
+    if options.keep and options.step != 1:
+        parser.error("only seeds without a gap are kept")
     if options.plant:
         from tests.sim.planted import main as planted
 
@@ -381,7 +415,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     total, unsaved = fresh(start, options.jobs, commit), fresh(start, options.jobs, commit)
     since = began
     with workers(options.jobs) as spread:
-        for part in spread(run_chunk, chunks(start, options.seeds)):  # type: ignore[operator]
+        for part in spread(run_chunk, chunks(start, options.seeds, options.step)):  # type: ignore[operator]
             add(total, part)
             add(unsaved, part)
             for failure in part.failed:
@@ -399,7 +433,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def fresh(start: int, jobs: int, commit: str) -> Report:
-    return Report(start, 0, jobs=jobs, commit=commit, date=time.strftime("%Y-%m-%d %H:%M"), failed=[], faults={})
+    return Report(
+        start, 0, jobs=jobs, commit=commit, date=time.strftime("%Y-%m-%d %H:%M"), failed=[], faults={}, gateways={}
+    )
 
 
 def finish(report: Report, seconds: float) -> None:

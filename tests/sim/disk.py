@@ -316,7 +316,10 @@ class ProcessFiles(Files):
         return 1, names[name].number
 
     def list(self, path: str) -> list[Entry]:
-        return [Entry(name, len(inode.data), True) for name, inode in self.disk.names[path].items()]
+        names = self.disk.names.get(path)
+        if names is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return [Entry(name, len(inode.data), True) for name, inode in names.items()]
 
     def exists(self, path: str) -> bool:
         if path in self.disk.names:

@@ -19,6 +19,7 @@ from tests.sim.world import TOPIC
 
 if TYPE_CHECKING:
     from tests.sim.cluster_judge import Truth
+    from tests.sim.gateways import GatewayProcess
     from tests.sim.hosts import Host
     from tests.sim.world import World
 
@@ -66,6 +67,19 @@ class Faults:
                 (1, self.freeze),
                 (3, self.heal_links),
             ]
+        if world.settings.gateways:
+            kinds += [(3, self.kill_gateway), (2, self.freeze_gateway), (3, self.cut_gateway), (3, self.strand_leader)]
+        if world.settings.stranded:
+            kinds = [
+                (4, self.strand_leader),
+                (1, self.heal_links),
+                (1, self.elect),
+                (1, self.kill_leader),
+                (1, self.kill_gateway),
+                (1, self.freeze_gateway),
+                (1, self.cut_gateway),
+                (1, self.drain),
+            ]
         if world.settings.hunted:
             kinds = [(3, self.hunt), (1, self.kill_leader), (1, self.freeze)]
         self.losses = Losses(world, self) if world.settings.unclean else None
@@ -77,9 +91,9 @@ class Faults:
         stays = world.settings.hunted or world.settings.moves_voters
         if world.settings.nodes > world.settings.replicas and not stays:
             kinds.append((3, self.reassign))
+        directed = world.settings.seesaw or world.settings.hunted or world.settings.stranded or world.settings.unclean
         # A seed that does few kinds of things does them often: that goes deeper than a little of everything.
-        whole = world.settings.seesaw or world.settings.hunted or self.losses is not None
-        share = chance.choice((0.2, 0.4, 0.7, 1.0)) if not whole else 1.0
+        share = chance.choice((0.2, 0.4, 0.7, 1.0)) if not directed else 1.0
         self.kinds = [kind for kind in kinds if chance.random() < share] or kinds
         self.counts: dict[str, int] = {}
         self.voter_faults = VoterFaults(world, until, self.counts)
@@ -166,6 +180,46 @@ class Faults:
         host = self.a_host()
         if host is not None:
             self._kill(host.processes.get(self.engine.random.choice(("node", "controller"))))
+
+    # Gateways
+
+    def strand_leader(self) -> None:
+        """A leader's host is cut off from all others, not from its clients: it goes on as if it led."""
+        process = self.leader()
+        if process is not None:
+            self.world.note(f"host {process.host} is left alone with its clients")
+            others = [number for number in self.world.hosts if number != process.host]
+            self.world.network.block([pair for o in others for pair in ((process.host, o), (o, process.host))])
+
+    def gateway(self) -> GatewayProcess | None:
+        gateways = self.world.gateways()
+        return self.engine.random.choice(gateways) if gateways else None
+
+    def kill_gateway(self) -> None:
+        self._kill(self.gateway())
+
+    def freeze_gateway(self) -> None:
+        process = self.gateway()
+        if process is not None:
+            self._freeze(process, self.engine.random.choice((0.05, 0.5, 2.5)) * self.engine.random.random())
+
+    def cut_gateway(self) -> None:
+        """One of its lanes breaks: to Node, to the Controller, to a leader. Now and then it does not hear for a while
+        that a leader's host is another: to Node and the Controller there is no way."""
+        process, chance = self.gateway(), self.engine.random
+        ports = [port for port in process.ports if port.other.on is not None] if process is not None else []
+        if process is None or not ports:
+            return
+        if chance.random() < 0.5:
+            port = chance.choice(ports)
+            self.world.note(f"{process.name} loses its lane to {port.other.name}")
+            process.run(port.close)
+            return
+        deaf = chance.choice((0.1, 0.5, 1.5))
+        self.world.note(f"{process.name} hears nothing from Node and the Controller for {deaf:.1f} s")
+        for port in ports:
+            if port.other.hello is None or port.other.hello.kind == "controller":
+                port.peer.delay(deaf)
 
     def _kill(self, process: Process | None) -> None:
         if process is not None:
@@ -333,13 +387,13 @@ class Faults:
     def trim(self) -> None:
         """DeleteRecords."""
         actor = self.leader()
-        client = next((client for client in self.world.clients if client.lane is not None), None)
-        if actor is None or client is None or client.lane is None or not client.lane.open:
+        client = next((client for client in self.world.clients if client.reaches), None)
+        if actor is None or client is None or (client.lane is not None and not client.lane.open):
             return
         truth = self.world.judge.truths.get(client.key)
         if truth is not None and truth.end:
             offset = self.engine.random.choice((-1, self.engine.random.randint(0, truth.end)))
-            client.lane.call(m.TrimLog(epoch=client.epoch, offset=offset), lambda reply: None, 1.0)
+            client.trim(offset)
 
     def elect(self) -> None:
         self.ask_controller(m.ElectLeaders())

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 DATA = "/data"
 
 
+def names(number: int, gateways: int) -> list[str]:
+    """The gateways of a host, as its Supervisor calls them."""
+    return [f"gateway/{number}" + (f".{other}" if other > 1 else "") for other in range(1, gateways + 1)]
+
+
 class Host:
     """The Supervisor is a part of it: it dies only with the whole tree. Fixed actors are started again by it."""
 
@@ -36,6 +41,8 @@ class Host:
         self.broken_since = -1.0
         self.processes: dict[str, Process] = {}
         self.incarnations: dict[str, int] = {}
+        # How many gateways were ever started here.
+        self.gateways = 0
         self._restarts: dict[str, int] = {}
         self._pid = number * 100_000
 
@@ -70,12 +77,17 @@ class Host:
         self.world.note(f"host {self.number} starts its tree {self.tree}")
         self._after_fork("controller", self.tree)
         self._after_fork("node", self.tree)
+        for gateway in names(self.number, self.world.settings.gateways):
+            self._after_fork(gateway, self.tree)
 
     def _after_fork(self, fixed: str, tree: int) -> None:
         self.world.engine.after(self.world.engine.random.uniform(0.002, 0.015), self._fix, fixed, tree)
 
     def _fix(self, fixed: str, tree: int) -> None:
         if self.up and tree == self.tree and fixed not in self.processes:
+            if fixed.startswith("gateway/"):
+                self.gateways += 1
+                self.incarnations[fixed] = self.gateways
             self.processes[fixed] = self.world.make_fixed(self, fixed)
 
     def stop_tree(self, *, power: bool = False) -> None:
@@ -97,7 +109,7 @@ class Host:
         actor = process.name.partition(":")[2]
         del self.processes[actor]
         incarnation = self.incarnations.pop(actor, 0)
-        if actor in ("node", "controller"):
+        if actor in ("node", "controller") or actor.startswith("gateway/"):
             # Who ends at once again and again is started later and later.
             patience = 0.1 if status == EXIT_STORAGE else 0.0
             self.world.engine.after(patience, self._after_fork, actor, self.tree)

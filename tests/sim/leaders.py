@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from logeion.actors import messages as m
 from logeion.actors.partition.effects import Drop, Effect, Mail, ProposeIsr, Resigned, SendLog, Tell, refusal
 from logeion.actors.partition.feeding import Feeder
+from logeion.actors.partition.leading import EARLIEST, EARLIEST_LOCAL
 from logeion.actors.partition.machine import Machine
 from logeion.actors.partition.writing import Batch, Writer, as_kafka
 from logeion.log.config import LogConfig
@@ -175,13 +176,18 @@ class PartitionProcess(Actor):
         else:
             self.machine.trimmed(start, self.now)
             self._reply(ticket, m.LogTrimmed(low_watermark=start))
+            state = self.machine.state(*log.watermark_position())
+            for port in self.ports:
+                if port.other.hello is not None and port.other.hello.kind == "gateway":
+                    port.tell(state)
 
     def _find(self, ticket: Any, message: m.FindOffset) -> None:
         error = self.machine.check_epoch(message.epoch)
         try:
             if error is not None:
                 raise error
-            found = m.OffsetFound(offset=self.machine.latest())
+            oldest = message.timestamp in (EARLIEST, EARLIEST_LOCAL)
+            found = m.OffsetFound(offset=self.machine.log_start if oldest else self.machine.latest())
         except KafkaError as refused:
             self._reply(ticket, refusal(refused, self.machine.epoch))
         else:
@@ -246,6 +252,8 @@ class PartitionProcess(Actor):
     def _reply(self, ticket: Any, message: m.Message) -> None:
         port, request = ticket
         body = self.bodies.pop(ticket, None)
+        if body is not None:
+            self.world.gateway_judge.answered(self, self.machine.epoch, body[0], message)
         if body is not None and isinstance(message, m.Appended) and body[1] == -1:
             truth = self.world.judge.truth_of(self.key, self.machine.epoch)
             self.look_again()

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import fastcrc
 
 from tests.sim.disk import HostDisk, Inode
+from tests.sim.engine import Violated
 
 # base offset, length, leader epoch, magic, crc | attributes, last offset delta, 2 timestamps, producer id, epoch,
 # sequence, count
@@ -37,6 +38,25 @@ def _parse(whole: bytes) -> Batch | None:
     if magic != 2 or count < 1 or fastcrc.crc32.iscsi(whole[_CRC_FROM:]) != crc:
         return None
     return Batch(base, base + delta + 1, epoch, producer, producer_epoch, sequence, whole[_BODY_FROM:])
+
+
+def parse(data: bytes) -> list[Batch]:
+    """Batches as a consumer is given them: whole, one after the other; raises ``Violated`` on anything else."""
+    found: list[Batch] = []
+    at = 0
+    while at < len(data):
+        if len(data) - at < _HEADER.size:
+            raise Violated(f"{len(data) - at} bytes at the end of {len(data)} that a consumer is given are no batch")
+        base, length, epoch, magic, crc, _, delta, _, _, producer, producer_epoch, sequence, _ = _HEADER.unpack_from(
+            data, at
+        )
+        end = at + _PREFIX + length
+        body = data[at + _BODY_FROM : end]
+        if magic != 2 or end > len(data) or fastcrc.crc32.iscsi(body[_CRC_FROM - _BODY_FROM :]) != crc:
+            raise Violated(f"what a consumer is given at byte {at} of {len(data)} is no batch: offset {base}, {length}")
+        found.append(Batch(base, base + delta + 1, epoch, producer, producer_epoch, sequence, body))
+        at = end
+    return found
 
 
 class _File:

@@ -22,6 +22,7 @@ from logeion.actors.node.events import (
     GrantFailed,
     Greeted,
     List,
+    Parted,
     Ponged,
     Register,
     RemoveDirectory,
@@ -76,7 +77,8 @@ class NodeProcess(Process):
         assert self.on is not None
         self.on.list_actors(0)
         self._dial_controller()
-        self.later(self.engine.random.uniform(0.001, 0.01), self._gateway)
+        if not self.world.settings.gateways:
+            self.later(self.engine.random.uniform(0.001, 0.01), self._gateway)
 
     def _gateway(self) -> None:
         """A gateway is there and listens; clients here know without one who leads."""
@@ -128,7 +130,10 @@ class NodeProcess(Process):
             case Drained():
                 self.world.drained(on)
             case ToGateways():
-                self.world.to_gateways(on, effect.message)
+                for gateway in [effect.actor] if effect.actor is not None else list(self.machine.gateways):
+                    to = self.lanes.get(gateway)
+                    if to is not None:
+                        to.tell(effect.message)
 
     def _lane_of(self, actor: str, incarnation: int) -> Port | None:
         lane = self.lanes.get(actor)
@@ -252,6 +257,8 @@ class NodeProcess(Process):
         hello = port.other.hello
         if hello is not None and self.lanes.get(hello.actor) is port:
             del self.lanes[hello.actor]
+            if hello.kind == "gateway":
+                self.step(Parted(actor=hello.actor, incarnation=hello.incarnation))
 
     def on_message(self, port: Port, request: int, message: m.AnyMessage, payload: bytes) -> None:
         hello = port.other.hello
@@ -259,6 +266,8 @@ class NodeProcess(Process):
         match message:
             case m.StateChanged():
                 self.step(Reported(actor=hello.actor, incarnation=hello.incarnation, change=message))
+            case m.ListenersBound():
+                self.step(Bound(actor=hello.actor, addresses=message.addresses))
             case m.Suspect():
                 self.step(Suspected(actor=message.actor, incarnation=message.incarnation))
             case m.AlterPartition():

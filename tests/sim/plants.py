@@ -16,7 +16,13 @@ from logeion.actors.controller.raft.effects import AppendLog, SaveVote, Truncate
 from logeion.actors.controller.raft.log import RaftLog
 from logeion.actors.controller.raft.machine import Raft
 from logeion.actors.controller.raft.state import Settings as RaftSettings
+from logeion.actors.controller.subscribers import Subscribers
 from logeion.actors.coordinator.classic import ClassicGroup
+from logeion.actors.gateway.answers import Answers
+from logeion.actors.gateway.confirming import Confirming
+from logeion.actors.gateway.following import Following
+from logeion.actors.gateway.links import Link
+from logeion.actors.lanes import LaneClosed
 from logeion.actors.metadata import MetadataImage, PartitionChanged
 from logeion.actors.node.local import LEADER
 from logeion.actors.node.starting import Starts
@@ -30,6 +36,7 @@ from logeion.log import log as log_module
 from logeion.log.epochs import EpochCache
 from logeion.log.recovery import Recovery
 from logeion.log.sync import SyncHandle
+from logeion.log.view import LogView
 from tests.sim import group_world, raft_world
 from tests.sim.followers import ReplicaProcess
 
@@ -380,6 +387,63 @@ def sync_retried(patch: pytest.MonkeyPatch) -> None:
 def torn_kept(patch: pytest.MonkeyPatch) -> None:
     """Recovery goes on after a batch that was cut short by a crash, instead of before it."""
     patch.setattr(Recovery, "_cut", lambda self, segment, walk: None)
+
+
+# Gateways
+
+
+def older_snapshot(patch: pytest.MonkeyPatch) -> None:
+    """A Controller that has just started tells a gateway what it knows, and the gateway takes it for all there is."""
+    honest_subscribe, honest_committed = Subscribers.subscribe, Following._on_committed
+
+    def subscribe(self: Subscribers, lane: Any, request: int, from_offset: int) -> bool:
+        early = lane.peer is not None and lane.peer.kind == "gateway" and from_offset > self._end
+        return honest_subscribe(self, lane, request, 0 if early else from_offset)
+
+    def on_committed(self: Following, lane: Any, message: m.Committed) -> None:
+        with pytest.MonkeyPatch.context() as trusting:
+            trusting.setattr(MetadataImage, "goes_back", lambda *_: False)
+            honest_committed(self, lane, message)
+
+    patch.setattr(Subscribers, "subscribe", subscribe)
+    patch.setattr(Following, "_on_committed", on_committed)
+
+
+def success_without_answer(patch: pytest.MonkeyPatch) -> None:
+    """A produce whose lane closes before the answer counts as done."""
+    honest = Link._on_append
+
+    def on_append(self: Link, held: Any, lane: Any, reply: Any) -> None:
+        if isinstance(reply, LaneClosed) and self.state is not None and self.holding.answered(held):
+            held.work.replied(m.Appended(base_offset=self.state.end, log_start=self.state.log_start))
+        honest(self, held, lane, reply)
+
+    patch.setattr(Link, "_on_append", on_append)
+
+
+def read_to_the_end(patch: pytest.MonkeyPatch) -> None:
+    """A fetch is answered with what the file has, also above the watermark."""
+    honest = LogView.slice
+
+    def slice_(self: LogView, offset: int, max_bytes: int, **bounds: int) -> Any:
+        return honest(self, offset, max_bytes, **{**bounds, "end_position": 1 << 40})
+
+    patch.setattr(LogView, "slice", slice_)
+
+
+def never_confirmed(patch: pytest.MonkeyPatch) -> None:
+    """A gateway tells where a log ends without finding out whether its host still leads."""
+    patch.setattr(Confirming, "confirmed", True)
+
+
+def stale_answers(patch: pytest.MonkeyPatch) -> None:
+    """An answer to Metadata is kept though the image has changed."""
+    honest = Answers.find
+
+    def find(self: Answers, state: Any, asked: Any, correlation_id: int) -> Any:
+        return honest(self, self._state, asked, correlation_id)
+
+    patch.setattr(Answers, "find", find)
 
 
 # Groups

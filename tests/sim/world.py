@@ -16,6 +16,9 @@ from tests.sim.cluster_judge import Judge, Key, Truth
 from tests.sim.controllers import ControllerProcess
 from tests.sim.engine import Engine, Stuck
 from tests.sim.followers import ReplicaProcess
+from tests.sim.gateway_clients import GatewayCareless, GatewayConsumer, GatewayProducer, Inspector
+from tests.sim.gateway_judge import GatewayJudge
+from tests.sim.gateways import GatewayProcess
 from tests.sim.hosts import Host
 from tests.sim.leaders import PartitionProcess
 from tests.sim.network import Network, Port
@@ -69,6 +72,11 @@ class Settings(msgspec.Struct, kw_only=True):
     # All who may lead are lost, and others lead all the same: "on" from the beginning, "switched" on meanwhile, or
     # "asked" for by an admin.
     unclean: str = ""
+    # So many a host, and all clients speak Kafka's protocol to them; 0: clients dial leaders.
+    gateways: int = 0
+    failover_wait_ms: int = 3000
+    # Leaders' hosts are cut off from the others, again and again, and their clients still reach them.
+    stranded: bool = False
 
     @property
     def topic_defaults(self) -> Mapping[str, str]:
@@ -94,6 +102,8 @@ class World:
         self.made: list[Process] = []
         self.network = Network(self.engine)
         self.judge = UncleanJudge(self) if settings.unclean else Judge(self)
+        self.gateway_judge = GatewayJudge(self)
+        self._inspectors: list[Inspector] = []
         self.voters = tuple(range(1, settings.voters + 1))
         self.hosts = {number: Host(self, number) for number in range(1, settings.nodes + 1)}
         # Where voters come and go: each host's ``cluster.voters``, and who judges that.
@@ -219,6 +229,8 @@ class World:
         A cycle through a struct that the collector does not track (``gc=False``: a machine's mail names lanes) would
         stay for ever: a real process has one machine, a run of seeds has thousands.
         """
+        for gateway in self.gateways():
+            gateway.kill()
         self.engine.clear()
         self.network.remote.clear()
         for process in self.made:
@@ -233,6 +245,8 @@ class World:
         """The Supervisor starts Controller or Node."""
         if fixed == "controller" and self.settings.moves_voters:
             return MovingController(self, host)
+        if fixed.startswith("gateway/"):
+            return GatewayProcess(self, host, fixed, host.incarnations[fixed])
         return ControllerProcess(self, host) if fixed == "controller" else NodeProcess(self, host)
 
     def make_actor(self, host: Host, start: Start, pid: int) -> Process:
@@ -259,6 +273,17 @@ class World:
             if isinstance(process, PartitionProcess) and process.key == key:
                 return process
         return None
+
+    def gateways(self) -> list[GatewayProcess]:
+        """All that run now."""
+        running = [process for host in self.hosts.values() for process in host.processes.values()]
+        return [process for process in running if isinstance(process, GatewayProcess)]
+
+    def a_gateway(self, number: int) -> GatewayProcess | None:
+        """Whoever gets a connection to the Kafka port of this host."""
+        listening = [one for one in self.hosts[number].processes.values() if isinstance(one, GatewayProcess)]
+        listening = [one for one in listening if one.listens]
+        return self.engine.random.choice(listening) if listening else None
 
     def who_leads(self, key: Key, client: int) -> tuple[Host, int] | None:
         """What some host that this client reaches believes: where the leader is, and its epoch."""
@@ -318,9 +343,6 @@ class World:
     def quorum_led(self, host: int) -> None:
         """A controller leads the quorum in a new term."""
 
-    def to_gateways(self, host: Host, message: m.Message) -> None:
-        """Nobody listens: clients ask ``who_leads``."""
-
     def drained(self, host: Host) -> None:
         """A host that was to be stopped leads nothing any more."""
         self.note(f"host {host.number} is drained")
@@ -328,16 +350,27 @@ class World:
     # Clients
 
     def add_producer(self, key: Key, *, pace: float, until: float) -> Producer:
-        producer = Producer(self, len(self.clients) + 1, key, pace, until)
+        make = GatewayProducer if self.settings.gateways else Producer
+        producer = make(self, len(self.clients) + 1, key, pace, until)
         self.clients.append(producer)
         return producer
 
     def add_careless(self, key: Key, *, pace: float, until: float) -> CarelessProducer:
-        careless = CarelessProducer(self, len(self.clients) + 1, key, pace, until)
+        make = GatewayCareless if self.settings.gateways else CarelessProducer
+        careless = make(self, len(self.clients) + 1, key, pace, until)
         self.clients.append(careless)
         return careless
 
+    def inspect_gateways(self) -> bool:
+        """Ask each of them, of each partition, who leads; True once all have answered."""
+        if not self._inspectors:
+            asked = [(key, gateway) for key in self.judge.truths for gateway in self.gateways()]
+            first = len(self.clients) + 1
+            self._inspectors = [Inspector(self, number, *one) for number, one in enumerate(asked, first)]
+        return all(inspector.done for inspector in self._inspectors)
+
     def add_consumer(self, key: Key) -> Consumer:
-        consumer = (WaryConsumer if self.settings.unclean else Consumer)(self, len(self.clients) + 1, key)
+        make = GatewayConsumer if self.settings.gateways else WaryConsumer if self.settings.unclean else Consumer
+        consumer = make(self, len(self.clients) + 1, key)
         self.clients.append(consumer)
         return consumer
