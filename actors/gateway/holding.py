@@ -25,7 +25,7 @@ class Held(msgspec.Struct, Generic[Work], gc=False):
     # Whose it is, -1 if nobody's: batches of one producer never overtake each other.
     producer: int = -1
     number: int = 0
-    # Handed to a lane since the last time the partition said that it kept nothing of it.
+    # Handed to a lane since the last time the partition refused it.
     sent: bool = False
     # When holding it ends; 0 until it is held for the first time.
     until_ms: int = 0
@@ -72,7 +72,10 @@ class Holding(Generic[Work]):
         return self._sent.pop(held.number, None) is not None
 
     def not_leader(self, held: Held[Work], now_ms: int) -> bool:
-        """The leader kept nothing of it, because another leads now: True if it is held for that one.
+        """Another leads now, says the leader: True if it is held for that one.
+
+        A leader that resigns refuses also what it has written and not yet answered, and may lead again: so only what
+        its log would recognise is sent to the next one.
 
         Everything is held from now on, until ``serving``: the batches behind it will be refused as well.
         """
@@ -80,7 +83,7 @@ class Holding(Generic[Work]):
         if self._sent.pop(held.number, None) is None:
             return True
         held.sent = False
-        if held.acks == 0:
+        if held.acks == 0 or not held.idempotent:
             return False
         self._hold(held, now_ms)
         return True
