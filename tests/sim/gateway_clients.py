@@ -394,9 +394,14 @@ class GatewayProducer(GatewaySender):
         truth, (sequence, batch) = self.truth, self.waiting[0]
         newest = truth.newest if truth is not None else None
         epoch = self.world.gateway_judge.refused_by(batch, OutOfOrderSequenceNumberError.code)
-        if newest is None or newest.leader_epoch != epoch:
+        if truth is None or newest is None or newest.leader_epoch != epoch:
             return  # a leader whose time is over knows less than it should
-        if self.acked:
+        deleted = any(
+            one.producer == self.producer_id and one.sequence == sequence and one.base < truth.trimmed
+            for one in truth.batches.values()
+        )
+        # What was committed and deleted before its ack was heard, a replica that began after it does not know.
+        if self.acked and not deleted:
             raise Violated(
                 f"exactly once: producer {self.producer_id} has acks for all before sequence {sequence}, and "
                 f"the leader says: {result.error_message}"
