@@ -405,6 +405,10 @@ class ReplicaMachine:
         """Cut to the end of the leader's epoch, or of our own largest that is not above it, whichever comes first."""
         epoch, end = self.epochs.end_of(answer.diverging_epoch, self.end)
         offset = min(answer.diverging_end, self.end, end if epoch >= 0 else self.end)
+        if offset <= answer.log_start and answer.log_start > self.log_start:
+            # Its epochs tell nothing of what it has deleted, and that may end within a batch of which we have others.
+            effects.append(Reset(answer.log_start))
+            return
         effects.append(Truncate(offset, offset < self.high_watermark))
 
     def _out_of_range(self, effects: list[Effect], answer: LogFetched, now: float) -> None:

@@ -206,6 +206,17 @@ def test_a_cut_below_the_watermark_is_marked_as_what_it_is() -> None:
     assert machine.high_watermark == 20
 
 
+def test_a_log_that_parts_from_its_leader_s_below_where_that_begins_is_begun_anew_there() -> None:
+    """The leader has deleted up to 18, within its batch at 16 of epoch 1; 16 and 17 of epoch 0 are not what it has."""
+    machine = follower([(0, 0)], 22, high_watermark=10)
+    fetching(machine)
+    effects = machine.answered(1, answer(log_start=18, diverging_epoch=0, diverging_end=18), 0, 0.0)
+    assert effects == [Reset(18)]
+    machine.epochs.truncate_end(-1)
+    (fetch,) = only(machine.cut(18, 18, 18, 0.0), Fetch)
+    assert (fetch.message.offset, fetch.message.last_epoch) == (18, -1)
+
+
 def test_a_divergence_without_anything_to_cut_does_not_go_round_for_ever() -> None:
     machine = follower([(3, 0)], 30)
     fetching(machine)
