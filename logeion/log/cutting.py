@@ -62,7 +62,7 @@ def truncate(log: Log, offset: int) -> None:
         log.note_sync_failed(error)
         raise
     log.end_offset = end
-    log.high_watermark = min(log.high_watermark, end)
+    lower, log.high_watermark = end < log.high_watermark, min(log.high_watermark, end)
     log.synced_end = min(log.synced_end, end)
     log.recovery_point = min(log.recovery_point, end)
     doubt.fall(log)
@@ -70,12 +70,20 @@ def truncate(log: Log, offset: int) -> None:
         log.write_epochs()
     log.producers = load_producers(log.store, log.segments, log.snapshots, end, log.now_ms)
     log.forget_positions()
-    log.write_state()
+    if lower:
+        log.write_lower_state()
+    else:
+        log.write_state()
 
 
 def reset(log: Log, offset: int) -> None:
     """See ``Log.reset``. The new start is on disk first: a crash on the way ends in the same empty log (KAFKA-9491)."""
     log.check_usable()
+    if offset < log.start_offset:
+        # First, or a start on the way would begin where nothing is, and follow from there.
+        log.start_offset = offset
+        log.write_lower_state()
+    lower = offset < log.high_watermark
     log.store.replace(names.LOG_START, checkpoints.encode_offset(offset), durable=True)
     log.write_recovery_point(min(offset, log.recovery_point))
     log.store.sync_names()
@@ -93,7 +101,10 @@ def reset(log: Log, offset: int) -> None:
     log.write_epochs()
     log.producers = load_producers(log.store, log.segments, log.snapshots, offset, log.now_ms)
     log.forget_positions()
-    log.write_state()
+    if lower:
+        log.write_lower_state()
+    else:
+        log.write_state()
     log.store.sync_names()
 
 

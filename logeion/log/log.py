@@ -36,7 +36,7 @@ from .producers import ProducerStates
 from .recovery import Recovered
 from .running import Run, must_roll
 from .segment import Placed, Segment
-from .store import Store
+from .store import Store, failed
 from .sync import SyncHandle
 
 __all__ = ["AppendInfo", "Log", "SyncHandle"]
@@ -519,15 +519,33 @@ class Log:
         self.store.replace(names.EPOCHS, self.epochs.encode(), durable=True)
 
     def write_state(self) -> None:
-        """Epoch, watermark and log start, in place and without sync: it has to survive the process, not the host."""
+        """Epoch, watermark and log start, in place and without sync: it has to survive the process, not the host.
+
+        Older ones that come back are lower ones, unless the log was cut (``write_lower_state``).
+        """
+        try:
+            self._put_state()
+        except StorageError as error:
+            # It can only be older than the log, which a start allows for.
+            self.store.warn(str(error))
+
+    def write_lower_state(self) -> None:
+        """After a cut below watermark or log start: on the device before anything that will lie there instead.
+
+        A power cut that brought the higher ones back would hide that part of it, or call it committed. Raises
+        ``StorageError``.
+        """
+        self._put_state()
+        self.store.sync(self._state_fd, names.STATE)
+
+    def _put_state(self) -> None:
         state = checkpoints.State(epoch=self.epoch, high_watermark=self.high_watermark, log_start=self.start_offset)
         if self._state_fd < 0:
             self._state_fd = self.store.open_write(names.STATE, create=True)
         try:
             self.store.files.pwritev(self._state_fd, [state.encode()], 0)
         except OSError as error:
-            # It can only be older than the log, which a start allows for.
-            self.store.warn(f"cannot write {self.store.path(names.STATE)}: {error.strerror}")
+            raise failed(error, "write", self.store.path(names.STATE)) from error
 
     def write_recovery_point(self, offset: int) -> None:
         """Tell the next start that all below ``offset`` is on the device; durable before it returns."""

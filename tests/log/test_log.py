@@ -22,7 +22,7 @@ from logeion.wire.errors import (
     OutOfOrderSequenceNumberError,
     UnknownLeaderEpochError,
 )
-from tests.log.disk import MemoryDisk
+from tests.log.disk import HOST_CRASHES, Crash, MemoryDisk
 from tests.log.world import DIRECTORY, NOW, append, append_all, batch, batches_of, open_log, records_of
 
 DAY = 86_400_000
@@ -432,6 +432,67 @@ def test_a_follower_that_begins_in_the_middle_of_a_batch_takes_it_whole_and_hide
     assert follower.append_fetched(data, now_ms=NOW) == 4
     assert (follower.start_offset, follower.high_watermark) == (1, 1)
     assert records_of(follower) == {1: b"b", 2: b"c", 3: b"d"}
+
+
+@pytest.mark.parametrize("how", HOST_CRASHES)
+@pytest.mark.parametrize("cut", [0, 10, 25])
+def test_a_power_cut_does_not_bring_back_the_start_and_the_watermark_of_before_a_cut(
+    cut: int, how: tuple[str, str]
+) -> None:
+    """After an unclean election a follower gives up what was committed; what it holds then must not be hidden, nor
+    called committed, by a state of before."""
+    disk = MemoryDisk()
+    log = open_log(disk)
+    log.become_leader(0)
+    for _ in range(30):
+        append(log, b"old")
+    log.sync()
+    log.advance_high_watermark(30)
+    log.delete_before(19)
+    # A host's crash that leaves names only as far as they were synced: that one was, long ago.
+    log.close()
+    log = open_log(disk)
+    log.truncate(cut)
+    start = log.start_offset
+    assert start == min(cut, 19)
+    log.become_leader(1)
+    while log.end_offset < 40:
+        append(log, b"new")
+    log.sync()
+    disk.crash_host(*how)
+    found = open_log(disk)
+    assert (found.start_offset, found.end_offset) == (start, 40) and found.high_watermark <= max(cut, start)
+    assert list(records_of(found)) == list(range(start, 40))
+
+
+@pytest.mark.parametrize("how", HOST_CRASHES)
+def test_a_power_cut_in_a_cut_below_the_start_leaves_no_gap(how: tuple[str, str]) -> None:
+    """The old log or a part of its beginning may be there, or an empty one that begins with the cut: never an empty
+    one behind it, which would follow from there."""
+    steps, done = 0, False
+    while not done:
+        disk = MemoryDisk()
+        log = open_log(disk)
+        log.become_leader(0)
+        for _ in range(30):
+            append(log, b"old")
+        log.sync()
+        log.advance_high_watermark(30)
+        log.delete_before(19)
+        log.close()
+        log = open_log(disk)
+        disk.crash_at, disk.steps = steps, 0
+        try:
+            log.truncate(5)
+            done = True
+        except Crash:
+            pass
+        disk.crash_host(*how)
+        found = open_log(disk)
+        bounds = (found.start_offset, found.end_offset)
+        assert bounds == (5, 5) or (bounds[0] < bounds[1] and records_of(found)), (steps, bounds)
+        steps += 1
+    assert steps > 5
 
 
 # Starting ------------------------------------------------------------------------------------------------------------
