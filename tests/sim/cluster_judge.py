@@ -199,7 +199,7 @@ class Judge:
         view = replica.durable if self.world.settings.flush == "ack" else replica.here
         view.refresh()
         self._compare(view, truth, truth.end, "I1, I2: member {} of {}", host)
-        if view.end < truth.end and truth.end > truth.start:
+        if max(view.end, replica.log_start) < truth.end and truth.end > truth.start:
             raise Violated(
                 f"I2: {truth.describe()}: member {host} holds {'durably ' if view.durable else ''}only up to "
                 f"{view.end}: {truth.newest}"
@@ -284,7 +284,7 @@ class Judge:
                 f"I1: replica {host} of {truth.describe()} has the watermark {high_watermark}, which none had"
             )
         self._compare(view, truth, high_watermark, "I1: replica {} of {}, below its watermark,", host)
-        if view.end < high_watermark and high_watermark > truth.start:
+        if view.end < high_watermark and high_watermark > max(truth.start, replica.log_start):
             raise Violated(
                 f"I1: replica {host} of {truth.describe()} ends at {view.end}, below its watermark {high_watermark}"
             )

@@ -246,10 +246,13 @@ class ClusterWorld(World):
         for truth in self.judge.truths.values():
             assert truth.newest is not None
             for node in truth.newest.replicas:
-                view = self.judge.replica(node, truth).here
+                replica = self.judge.replica(node, truth)
+                view = replica.here
                 view.refresh()
-                held = [batch for batch in view.batches if batch.next > truth.start]
-                true = [batch for batch in truth.batches.values() if batch.next > truth.start]
+                # What a leader of a history that is over was told to delete, only some have deleted.
+                start = max(truth.start, replica.log_start)
+                held = [batch for batch in view.batches if batch.next > start]
+                true = [batch for batch in truth.batches.values() if batch.next > start]
                 mine = (
                     [(batch.base, batch.epoch, batch.body) for batch in held if batch.base >= true[0].base]
                     if true
