@@ -27,6 +27,7 @@ from tests.cluster.cluster import Cluster, running_cluster
 from tests.cluster.histories import create_topic
 from tests.interop import raw
 from tests.interop.clients.bridge import Java
+from tests.interop.peers import fetch_kafka
 
 # How many values a client is given at a time.
 VALUES = 4_000
@@ -82,6 +83,7 @@ def kafka_python(bootstrap: str, topic: str, rounds: Callable[[], Sequence[bytes
 
 def java(bootstrap: str, topic: str, rounds: Callable[[], Sequence[bytes] | None]) -> None:
     """Apache Kafka's own, with a producer a round; idempotent and with five in flight by default."""
+    fetch_kafka()
     client = Java(bootstrap)
     try:
         while values := rounds():
