@@ -449,7 +449,9 @@ class NodeMachine:
         """A Partition or Replica is gone: it was asked to, or by itself."""
         self.directories.remove_unknown(process)
         for key in self.directories.of_name(process.directory):
-            local = self.locals[key]
+            local = self.locals.get(key)
+            if local is None:
+                continue  # dropped with the one before it
             if process.topic_id == local.topic_id:
                 if process.state != "stopping":
                     self._failed(local, process, event, now)

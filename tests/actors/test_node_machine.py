@@ -319,6 +319,20 @@ def test_a_directory_goes_whoever_of_those_that_had_its_name_has_left_it(host: H
     assert host.node.ready and [key[0] for key in host.node.locals] == [third]
 
 
+def test_those_that_had_the_name_of_a_process_before_it_are_forgotten_when_it_ends(host: Host) -> None:
+    for _ in range(2):
+        host.create("orders")
+        host.delete("orders")
+    third = host.create("orders")
+    host.settle()
+    host.boot()
+    host.connect()
+    host.kill("partition/orders-0")
+    host.settle()
+    assert host.processes["partition/orders-0"].topic_id == third and not host.removed
+    assert [key[0] for key in host.node.locals] == [third]
+
+
 def test_changed_configs_reach_the_running_actor_once(host: Host) -> None:
     host.create("orders")
     host.settle()

@@ -169,14 +169,14 @@ class PartitionProcess(Actor):
             if truth is not None:
                 self.world.judge.trimming(self.host, truth, target, log.high_watermark)
             start = log.delete_before(target)
+            self.machine.trimmed(start, self.now)
+            state = self.machine.state(*log.watermark_position())
         except KafkaError as refused:
             self._reply(ticket, refusal(refused, self.machine.epoch))
         except StorageError as refused:
             self._reply(ticket, refusal(as_kafka(refused), self.machine.epoch))
         else:
-            self.machine.trimmed(start, self.now)
             self._reply(ticket, m.LogTrimmed(low_watermark=start))
-            state = self.machine.state(*log.watermark_position())
             for port in self.ports:
                 if port.other.hello is not None and port.other.hello.kind == "gateway":
                     port.tell(state)
