@@ -325,6 +325,7 @@ def test_those_that_had_the_name_of_a_process_before_it_are_forgotten_when_it_en
         host.delete("orders")
     third = host.create("orders")
     host.settle()
+    host.removed.clear()
     host.boot()
     host.connect()
     host.kill("partition/orders-0")
