@@ -56,7 +56,7 @@ UPKEEP_S = 20.0
 
 
 class IndexHosting:
-    """One index. ``start`` returns when all that was committed by then is read."""
+    """One index. ``start`` returns when all that its leader knew to be committed is read."""
 
     def __init__(self, shell: CoordinatorShell, partition: Lane, settings: Settings, topics: Topics) -> None:
         spec = shell.spec
@@ -136,7 +136,7 @@ class IndexHosting:
         if isinstance(message, ReadGroup):
             await self._tail.reach(message.end, REACH_S)
             return self._read(lane, message)
-        await self._tail.catch_up()
+        await self._tail.complete(REACH_S)
         match message:
             case ListGroups():
                 return GroupsListed(groups=self.index.entries())

@@ -50,10 +50,22 @@ class Tail:
         # One reader at a time; whoever waits for it finds most of its own work done.
         self._reading = asyncio.Lock()
 
-    async def catch_up(self) -> None:
-        """Read all that is committed at this moment."""
+    async def catch_up(self) -> Advanced:
+        """Read all that the leader knows to be committed at this moment."""
         async with self._reading:
-            await self._read(await self._ask(-1, STATE_S))
+            state = await self._ask(-1, STATE_S)
+            await self._read(state)
+            return state
+
+    async def complete(self, timeout_s: float) -> None:
+        """Read all that anybody was told is committed by this moment; raises ``RequestTimedOutError``.
+
+        A new leader's watermark may lie below what its predecessor has acknowledged, which is never past the offset at
+        which its own epoch begins: until it has come there, whoever asks would be answered with an older past.
+        """
+        state = await self.catch_up()
+        if state.high_watermark < state.epoch_start:
+            await self.reach(state.epoch_start, timeout_s)
 
     async def reach(self, end: int, timeout_s: float) -> None:
         """Read up to ``end`` once that is committed; raises ``RequestTimedOutError``."""
@@ -63,9 +75,14 @@ class Tail:
                 await self._read(await self._ask(-1, STATE_S))
             while self.read_to < end:
                 left = deadline - self._lane.loop.time()
-                if left <= 0:
+                try:
+                    # The leader answers when it is committed: no answer is no sign that it is gone.
+                    state = await self._ask(end - 1, left) if left > 0 else None
+                except LaneTimeout:
+                    state = None
+                if state is None:
                     raise RequestTimedOutError(f"offset {end} of the offsets partition is not committed in time")
-                await self._read(await self._ask(end - 1, left))
+                await self._read(state)
 
     async def follow(self) -> None:
         """Keep up, for as long as the lane lives."""
