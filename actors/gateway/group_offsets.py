@@ -205,10 +205,7 @@ def _grouped(offsets: list[m.OffsetToCommit]) -> dict[str, list[m.OffsetToCommit
 
 async def _ask(gateway: Gateway, message: m.FetchOffsets, deadline: Deadline) -> list[m.OffsetToCommit]:
     """Raises ``KafkaError``, the group's own code too."""
-    if message.member_id is not None and message.member_epoch >= 0:
-        answer = await gateway.groups.ask(message.group, message, m.OffsetsFetched, deadline.left)
-    else:
-        answer = await gateway.groups.ask_reader(message.group, message, m.OffsetsFetched, deadline)
+    answer = await gateway.groups.positions(message, deadline)
     if answer.code:
         raise for_code(answer.code)(f"the offsets of {message.group}")
     return answer.offsets

@@ -294,6 +294,28 @@ class Groups:
                     raise _as_kafka(error) from error
         return await self.ask_index(await self.home(group, deadline), message, expected, deadline)
 
+    async def positions(self, message: m.FetchOffsets, deadline: Deadline) -> m.OffsetsFetched:
+        """What the group has committed, never less than anybody had been told when this was asked.
+
+        A host that was stopped or cut off goes on as if it coordinated, while another one acknowledges commits. So it
+        is confirmed after the answer that this node has led the group's partition all the time. Raises ``KafkaError``.
+        """
+        epoch = await self._epoch(message.group, deadline)
+        answer: m.OffsetsFetched
+        if message.member_id is not None and message.member_epoch >= 0:
+            answer = await self.ask(message.group, message, m.OffsetsFetched, deadline.left)
+        else:
+            answer = await self.ask_reader(message.group, message, m.OffsetsFetched, deadline)
+        if not await self._gateway.confirming.confirm(deadline.left):
+            raise CoordinatorNotAvailableError("whether this node still coordinates the group cannot be found out")
+        if await self._epoch(message.group, deadline) != epoch:
+            raise NotCoordinatorError("the group's partition has got another leader meanwhile")
+        return answer
+
+    async def _epoch(self, group: str, deadline: Deadline) -> int:
+        state = self._gateway.image.partition(*await self.home(group, deadline))
+        return -1 if state is None else state.leader_epoch
+
     async def ask_index(self, key: Key, message: m.Message, expected: type[Reply], deadline: Deadline) -> Reply:
         """The answer of this partition's group index; waits while it restarts. Raises ``KafkaError``."""
         while deadline.left:

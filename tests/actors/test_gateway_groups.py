@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -85,6 +85,10 @@ class Coordinators:
         if not self.machines[group].exists:
             del self.machines[group]
         return reply
+
+    async def positions(self, message: m.FetchOffsets, deadline: Deadline) -> m.OffsetsFetched:
+        ask = self.ask_reader(message.group, message, m.OffsetsFetched, deadline)
+        return cast(m.OffsetsFetched, await ask)
 
     async def ask_all(self, message: m.ListGroups, deadline: Deadline) -> list[m.GroupEntry]:
         return [machine.entry() for machine in self.machines.values()]
