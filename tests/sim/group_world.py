@@ -14,37 +14,18 @@ import itertools
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
 from logeion.actors.coordinator.machine import GroupMachine
 from logeion.actors.coordinator.records import GroupRecord, OffsetKey, OffsetValue, decode, encode
 from logeion.actors.coordinator.step import Now, Settings
-from logeion.actors.messages import (
-    CommitOffsets,
-    ConsumerHeartbeat,
-    ConsumerHeartbeatAnswered,
-    FetchOffsets,
-    GroupAnswered,
-    GroupJoined,
-    GroupProtocol,
-    GroupSynced,
-    HeartbeatGroup,
-    JoinGroup,
-    LeaveGroup,
-    LeavingMember,
-    Message,
-    OffsetsCommitted,
-    OffsetToCommit,
-    SyncGroup,
-    TopicPartitions,
-)
-from logeion.wire import errors
+from logeion.actors.messages import GroupAnswered, Message
 from tests.sim.engine import Stuck, Violated
+from tests.sim.members import NOT_COORDINATOR, ClassicMember, ConsumerMember, MemberBase, Pace
 
 TOPIC, TOPIC_ID, PARTITIONS = "t", "0" * 31 + "1", 6
-NOT_COORDINATOR = errors.NotCoordinatorError.code
 
 
 class OffsetsLog:
@@ -113,13 +94,16 @@ class Host:
 
 
 class World:
+    group, topic, topic_id, partitions = "g", TOPIC, TOPIC_ID, PARTITIONS
+    pace = Pace()
+
     def __init__(self, seed: int, *, protocol: str | None = None) -> None:
         self.seed = seed
         self.random = random.Random(seed)
         self.time = 0.0
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.order = itertools.count()
-        self.ids = itertools.count(1)
+        self.ids: Iterator[int] = itertools.count(1)
         self.tokens = itertools.count(1)
         self.waiting: dict[int, Callable[[Message], None]] = {}
         self.log = OffsetsLog()
@@ -136,7 +120,6 @@ class World:
         self.members: list[ClassicMember | ConsumerMember] = []
         self.generations: dict[int, frozenset[str]] = {}
         self.committers: dict[tuple[int, int], str] = {}
-        self.newest_generation = 0
         self.acked: dict[int, int] = {}
         self.trace: list[str] = []
         self.arrivals: dict[str, float] = {}
@@ -277,6 +260,12 @@ class World:
                 if isinstance(record.key, OffsetKey):
                     raise Violated("a dead coordinator's late append was accepted after another one opened")
 
+    def may_commit(self) -> bool:
+        return True
+
+    def label(self, member: MemberBase) -> str:
+        return ""
+
     def committed(self, member: str, generation: int, positions: dict[int, int]) -> None:
         """An acknowledged commit of a member (its instance, if static: that outlives member ids)."""
         self.acks += 1
@@ -299,7 +288,7 @@ class World:
             if highest.get(partition, -1) < offset:
                 raise Violated(f"the acknowledged commit {offset} of partition {partition} is not in the log")
 
-    def check_exclusive(self, member: ConsumerMember, given: set[int]) -> None:
+    def check_exclusive(self, member: MemberBase, given: set[int]) -> None:
         """A partition is given only when no other member of the group still consumes it.
 
         A member that was expelled while it slept may still believe, be it the old owner or the new one that reads
@@ -321,273 +310,6 @@ class World:
         owned = sorted(p for m in alive for p in m.owned)
         if alive and owned != list(range(PARTITIONS)):
             raise Stuck(f"after {self.time:.0f} s of which the last 60 calm, members own {owned}")
-
-
-class MemberBase:
-    """What both kinds of member do: process, commit, crash, leave, pause."""
-
-    def __init__(self, world: World, number: int, instance_id: str | None) -> None:
-        self.world = world
-        self.name = f"c{number}"
-        self.instance_id = instance_id
-        self.alive = True
-        self.paused_until = 0.0
-        self.member_id = ""
-        self.epoch = -1
-        self.owned: set[int] = set()
-        self.positions: dict[int, int] = {}
-        self.taken: dict[int, int] = {}
-        self.round = 0
-
-    def crash(self) -> None:
-        self.world.note(f"{self.name} crashed")
-        self.alive = False
-        self.owned = set()
-
-    def guarded(self, what: Callable[[], None]) -> Callable[[], None]:
-        """``what``, unless the member crashed; later, if it is paused."""
-
-        def run() -> None:
-            if not self.alive:
-                return
-            if self.world.time < self.paused_until:
-                self.world.at(self.paused_until, run)
-            else:
-                what()
-
-        return run
-
-    def asking(self, request: Message, on_answer: Callable[[Message | None], None], timeout: float = 4.0) -> None:
-        self.world.ask(self.name, request, lambda answer: self.guarded(lambda: on_answer(answer))(), timeout)
-
-    def take(self, partitions: set[int], then: Callable[[], None]) -> None:
-        """Own these partitions from their committed positions."""
-        fresh = partitions - self.owned
-        self.owned = set(partitions)
-        for partition in fresh:
-            # An answer to an earlier question about this partition must not count any more.
-            self.taken[partition] = next(self.world.ids)
-            self.positions.pop(partition, None)
-        if not fresh:
-            then()
-            return
-
-        numbers = {self.taken[partition] for partition in fresh}
-
-        def fetched(answer: Message | None) -> None:
-            found = getattr(answer, "offsets", None)
-            if not found:
-                if any(self.taken[p] in numbers for p in self.owned & fresh):
-                    self.world.after(0.1, self.guarded(lambda: self.asking(question, fetched)))
-                return
-            for entry in found:
-                if entry.partition in self.owned and self.taken[entry.partition] in numbers:
-                    self.positions[entry.partition] = max(entry.offset, 0)
-            then()
-
-        question = FetchOffsets(group="g", partitions=[(TOPIC, p) for p in sorted(fresh)])
-        self.asking(question, fetched)
-
-    def commit(self) -> None:
-        world = self.world
-        wanted = {}
-        for partition in self.owned:
-            if partition in self.positions:
-                self.positions[partition] += world.random.randint(0, 3)
-                wanted[partition] = self.positions[partition]
-        if not wanted:
-            return
-        epoch, member_id = self.epoch, self.member_id
-        request = CommitOffsets(
-            group="g",
-            generation=epoch,
-            member_id=member_id,
-            instance_id=self.instance_id,
-            offsets=[OffsetToCommit(topic=TOPIC, partition=p, offset=o) for p, o in sorted(wanted.items())],
-        )
-
-        def done(answer: Message | None) -> None:
-            if isinstance(answer, OffsetsCommitted) and answer.code == 0:
-                world.committed(self.instance_id or member_id, epoch, wanted)
-
-        world.ask(self.name, request, done)
-
-
-class ClassicMember(MemberBase):
-    def start(self) -> None:
-        self.join()
-
-    def join(self) -> None:
-        """Eager: what was owned is given up before the next generation."""
-        self.owned = set()
-        self.round += 1
-        this = self.round
-        request = JoinGroup(
-            group="g",
-            member_id=self.member_id,
-            instance_id=self.instance_id,
-            client_id=self.name,
-            client_host="h",
-            protocol_type="consumer",
-            protocols=[GroupProtocol(name="range", metadata=self.name.encode())],
-            session_timeout_ms=6_000,
-            rebalance_timeout_ms=5_000,
-            require_member_id=self.instance_id is None,
-        )
-
-        def joined(answer: Message | None) -> None:
-            if this != self.round:
-                return
-            if not isinstance(answer, GroupJoined):
-                self.world.after(0.1, self.guarded(self.join))
-            elif answer.code == errors.MemberIdRequiredError.code:
-                self.member_id = answer.member_id
-                self.join()
-            elif answer.code == errors.FencedInstanceIdError.code:
-                self.crash()
-            elif answer.code:
-                if answer.code == errors.UnknownMemberIdError.code:
-                    self.reset()
-                self.world.after(0.1, self.guarded(self.join))
-            else:
-                self.member_id, self.epoch = answer.member_id, answer.generation
-                self.world.newest_generation = max(self.world.newest_generation, answer.generation)
-                shares: dict[str, bytes] = {}
-                if answer.members:
-                    names = sorted(m.member_id for m in answer.members)
-                    self.world.saw_generation(answer.generation, frozenset(names))
-                    for partition in range(PARTITIONS):
-                        owner = names[partition % len(names)]
-                        shares[owner] = shares.get(owner, b"") + bytes([partition])
-                self.sync(shares)
-
-        self.asking(request, joined, timeout=8.0)
-
-    def reset(self) -> None:
-        self.member_id, self.epoch, self.owned = "", -1, set()
-
-    def sync(self, shares: dict[str, bytes]) -> None:
-        this = self.round
-        request = SyncGroup(
-            group="g", generation=self.epoch, member_id=self.member_id, instance_id=self.instance_id, assignments=shares
-        )
-
-        def synced(answer: Message | None) -> None:
-            if this != self.round:
-                return
-            if isinstance(answer, GroupSynced) and answer.code == 0:
-                self.take(set(answer.assignment), lambda: None)
-                self.world.after(0.5, self.guarded(lambda: self.beat(this)))
-            elif isinstance(answer, GroupSynced) and answer.code == errors.UnknownMemberIdError.code:
-                self.reset()
-                self.join()
-            elif isinstance(answer, GroupSynced) and answer.code == errors.FencedInstanceIdError.code:
-                self.crash()
-            elif isinstance(answer, GroupSynced):
-                self.join()
-            else:
-                self.world.after(0.1, self.guarded(self.join))
-
-        self.asking(request, synced, timeout=8.0)
-
-    def beat(self, this: int) -> None:
-        if this != self.round:
-            return
-        self.commit()
-        request = HeartbeatGroup(
-            group="g", generation=self.epoch, member_id=self.member_id, instance_id=self.instance_id
-        )
-
-        def beaten(answer: Message | None) -> None:
-            if this != self.round:
-                return
-            code = answer.code if isinstance(answer, GroupAnswered) else NOT_COORDINATOR
-            if code in (0, NOT_COORDINATOR):
-                self.world.after(0.5, self.guarded(lambda: self.beat(this)))
-            elif code == errors.FencedInstanceIdError.code:
-                self.crash()
-            else:
-                if code == errors.UnknownMemberIdError.code:
-                    self.reset()
-                self.owned = set()
-                self.join()
-
-        self.asking(request, beaten)
-
-    def leave(self) -> None:
-        self.crash()
-        self.world.ask(
-            self.name,
-            LeaveGroup(group="g", members=[LeavingMember(member_id=self.member_id, instance_id=self.instance_id)]),
-            lambda answer: None,
-        )
-
-
-class ConsumerMember(MemberBase):
-    def start(self) -> None:
-        self.member_id = f"{self.name}-{next(self.world.ids)}"
-        self.epoch = 0
-        self.round += 1
-        self.beat(self.round)
-
-    def beat(self, this: int) -> None:
-        if this != self.round:
-            return
-        if self.epoch > 0:
-            self.commit()
-        joining = self.epoch == 0
-        request = ConsumerHeartbeat(
-            group="g",
-            member_id=self.member_id,
-            member_epoch=self.epoch,
-            client_id=self.name,
-            client_host="h",
-            instance_id=self.instance_id,
-            rebalance_timeout_ms=5_000 if joining else -1,
-            subscribed_topics=[TOPIC] if joining else None,
-            owned=[TopicPartitions(topic_id=TOPIC_ID, partitions=sorted(self.owned))]
-            if self.owned or not joining
-            else [],
-        )
-
-        def beaten(answer: Message | None) -> None:
-            if this != self.round:
-                return
-            if not isinstance(answer, ConsumerHeartbeatAnswered) or answer.code in (
-                NOT_COORDINATOR,
-                errors.UnreleasedInstanceIdError.code,
-            ):
-                self.world.after(0.2, self.guarded(lambda: self.beat(this)))
-                return
-            if answer.code == errors.FencedInstanceIdError.code:
-                self.crash()
-                return
-            if answer.code:
-                self.owned, self.epoch = set(), 0
-                self.round += 1
-                again = self.round
-                self.world.after(0.1, self.guarded(lambda: self.beat(again)))
-                return
-            self.epoch = answer.member_epoch
-            if answer.assignment is not None:
-                wanted = {p for t in answer.assignment for p in t.partitions}
-                self.world.check_exclusive(self, wanted - self.owned)
-                self.take(wanted, lambda: None)
-            self.world.after(0.5, self.guarded(lambda: self.beat(this)))
-
-        self.asking(request, beaten)
-
-    def leave(self) -> None:
-        request = ConsumerHeartbeat(
-            group="g",
-            member_id=self.member_id,
-            member_epoch=-1 if self.instance_id is None else -2,
-            client_id=self.name,
-            client_host="h",
-            instance_id=self.instance_id,
-        )
-        self.crash()
-        self.world.ask(self.name, request, lambda answer: None)
 
 
 def run_seed(seed: int, *, protocol: str | None = None, patch: Callable[[World], None] | None = None) -> World:
