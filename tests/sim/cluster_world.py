@@ -7,6 +7,7 @@ everything acknowledged readable.
 
     python -m tests.sim.cluster_world --seeds 1000 --start 0 [--jobs 2] [--plant NAME]
     python -m tests.sim.cluster_world --seeds 1000 --start 15 --step 16      (those in which clients talk to gateways)
+    python -m tests.sim.cluster_world --seeds 1000 --start 11 --step 16                 (those with consumer groups)
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ import msgspec
 
 from logeion.actors.node import local, removal
 from tests.sim import unclean
+from tests.sim.aio import simulated
 from tests.sim.cluster_judge import Key, Truth
 from tests.sim.engine import Violated
 from tests.sim.faults import Faults
 from tests.sim.followers import ReplicaProcess
-from tests.sim.gateways import virtual
 from tests.sim.leaders import PartitionProcess
 from tests.sim.network import Port
 from tests.sim.unclean import CLASS, UNCLEAN
@@ -51,6 +52,8 @@ MOVING = 16
 QUIET_S = 4.0
 # In one of so many, clients talk to gateways.
 GATEWAYS = 16
+# One of so many has consumer groups.
+GROUPS = 16
 
 
 class Crashed(AssertionError):
@@ -99,6 +102,20 @@ def drawn(seed: int) -> Settings:
             patience=chance.choice((2.0, 1.05)),
             moves_voters=True,
         )
+    if seed % GROUPS == 11:
+        return Settings(
+            nodes=chance.choice((3, 3, 3, 4)),
+            voters=chance.choice((1, 3, 3)),
+            partitions=3,
+            groups=chance.choice((1, 2, 3)),
+            gateways=1,
+            offsets_partitions=chance.choice((1, 1, 2)),
+            segment_bytes=chance.choice((1_048_576, 1_048_576, 2048)),
+            rebalance_s=chance.choice((0.0, 2.0)),
+            fetch_bytes=chance.choice((16_384, 256)),
+            slow_disk=chance.choice((0.002, 0.004, 0.05)),
+            snapshot_bytes=chance.choice((1_048_576, 1_500)),
+        )
     nodes = chance.choice((3, 3, 3, 4))
     min_isr = chance.choice((2, 2, 2, 1))
     settings = Settings(
@@ -142,24 +159,28 @@ class ClusterWorld(World):
         if self.settings.unclean:
             # Long enough for somebody to be left behind, missed and succeeded, twice.
             self.faulty_s, self.pace = chance.choice((4.0, 6.0)), chance.choice((0.3, 0.6))
-        if self.settings.gateways:
+        if self.settings.gateways and not self.settings.groups:
             # A host that is cut off is replaced after a session only; what it tells its clients then is what matters.
             self.faulty_s += 1.0
         if self.settings.stranded:
             self.faulty_s, self.pace = 4.5, 0.3
+        if self.settings.groups:
+            self.faulty_s, self.pace = chance.choice((3.0, 6.0)), chance.choice((0.1, 0.2, 0.5))
         self.faults: Faults | None = None
 
     def live(self) -> None:
         """From the first process to the last judgement."""
         with mock.patch.object(local, "OFFLINE_RETRY_S", 3.0), mock.patch.object(removal, "OFFLINE_RETRY_S", 3.0):
-            with virtual() if self.settings.gateways else contextlib.nullcontext():
+            with simulated() if self.settings.gateways else contextlib.nullcontext():
                 self._live()
 
     def _live(self) -> None:
         self.boot()
         chance = self.engine.random
         until = self.engine.time + self.faulty_s
-        for key in self.keys():
+        if self.groups is not None:
+            self.groups.begin(until)
+        for key in self.keys() if self.groups is None else ():
             if self.settings.seesaw or self.settings.hunted:
                 for _ in range(3 if self.settings.seesaw else 1):
                     self.add_producer(key, pace=0.02, until=until)
@@ -193,10 +214,14 @@ class ClusterWorld(World):
     def elected(self, truth: Truth) -> None:
         if self.faults is not None:
             self.faults.ambushes.elected(truth)
+        if self.groups is not None:
+            self.groups.elected(truth)
 
     def committed(self, truth: Truth, host: int) -> None:
         if self.faults is not None:
             self.faults.ambushes.committed(truth, host)
+        if self.groups is not None:
+            self.groups.judge.committed(truth)
 
     def quorum_led(self, host: int) -> None:
         if self.faults is not None:
@@ -209,6 +234,8 @@ class ClusterWorld(World):
     def settled(self) -> bool:
         """Everybody agrees, and nobody waits."""
         if self.faults is not None and (self.faults.recreation.busy or self.faults.voter_faults.asking):
+            return False
+        if self.groups is not None and not self.groups.settled():
             return False
         for client in self.clients:
             if client.alive and not client.done:  # type: ignore[attr-defined]
@@ -304,6 +331,7 @@ class Report(msgspec.Struct):
     seeds_per_s: float = 0.0
     steps: int = 0
     acks: int = 0
+    group_acks: int = 0
     elections: int = 0
     faults: dict[str, int] = {}
     gateways: dict[str, int] = {}
@@ -333,6 +361,7 @@ def run_chunk(bounds: tuple[int, int, int]) -> Report:
             world.close()
         report.steps += world.engine.steps
         report.acks += world.judge.acks
+        report.group_acks += world.groups.judge.acks if world.groups is not None else 0
         report.elections += world.judge.elections
         for name, count in world.faults.counts.items() if world.faults is not None else ():
             report.faults[name] = report.faults.get(name, 0) + count
@@ -372,6 +401,7 @@ def add(total: Report, part: Report) -> None:
     total.cpu_s += part.cpu_s
     total.steps += part.steps
     total.acks += part.acks
+    total.group_acks += part.group_acks
     total.elections += part.elections
     for name, count in part.faults.items():
         total.faults[name] = total.faults.get(name, 0) + count

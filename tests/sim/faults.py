@@ -82,6 +82,9 @@ class Faults:
             ]
         if world.settings.hunted:
             kinds = [(3, self.hunt), (1, self.kill_leader), (1, self.freeze)]
+        if world.groups is not None:
+            own = (self.trim, self.recreate)
+            kinds = [kind for kind in kinds if kind[1] not in own] + world.groups.kinds()
         self.losses = Losses(world, self) if world.settings.unclean else None
         if self.losses is not None:
             kinds = self.losses.kinds()

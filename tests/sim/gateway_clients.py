@@ -35,8 +35,8 @@ from logeion.wire.errors import (
 )
 from tests.sim.clients import IN_FLIGHT, RETRY_S, Client
 from tests.sim.engine import Violated
-from tests.sim.gateway_lanes import BYTES
 from tests.sim.gateways import GatewayProcess
+from tests.sim.lanes import BYTES
 from tests.sim.logview import parse
 from tests.sim.network import Port
 

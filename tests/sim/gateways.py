@@ -6,65 +6,27 @@ everything is the real code. Replaced are the event loop, what a socket carries,
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 from logeion.actors import messages as m
-from logeion.actors.config import ClusterSection, Config, ControllerSection, GatewaySection
-from logeion.actors.gateway import asking, connection, following, forwarding
 from logeion.actors.gateway.connection import Connection
 from logeion.actors.gateway.following import Following
 from logeion.actors.gateway.state import Gateway
 from logeion.log.view import Descriptors, Slice
-from tests.sim.gateway_lanes import SimSocket, SimStream, dial, dial_host
+from tests.sim.coordinators import config_of
 from tests.sim.hosts import DATA
+from tests.sim.lanes import SimSocket
 from tests.sim.network import Port
 from tests.sim.nodes import NodeProcess
-from tests.sim.process import Process
-from tests.sim.virtual_loop import VirtualLoop
+from tests.sim.virtual_loop import AsyncProcess
 
 if TYPE_CHECKING:
     from tests.sim.hosts import Host
-    from tests.sim.world import Settings, World
+    from tests.sim.world import World
 
 REDIAL_S = 0.02
-
-
-class _LoopTime:
-    """``time.monotonic`` of whoever runs now."""
-
-    @staticmethod
-    def monotonic() -> float:
-        return asyncio.get_running_loop().time()
-
-
-@contextlib.contextmanager
-def virtual() -> Iterator[None]:
-    """Gateways live on simulated lanes and clocks meanwhile."""
-    with (
-        mock.patch.object(following, "dial", dial),
-        mock.patch.object(forwarding, "dial_host", dial_host),
-        mock.patch.object(forwarding, "load_secret", lambda config: b""),
-        mock.patch.object(connection, "FrameStream", SimStream),
-        mock.patch.object(asking, "time", _LoopTime),
-    ):
-        yield
-
-
-def config_of(settings: Settings, node: int) -> Config:
-    """As the cluster's other processes are set."""
-    voters = [f"{voter}@host-{voter}:9093" for voter in range(1, settings.voters + 1)]
-    return Config(
-        cluster=ClusterSection(voters=voters),
-        controller=ControllerSection(
-            session_ms=int(settings.session_s * 1000), election_ms=int(settings.election_s * 1000)
-        ),
-        gateway=GatewaySection(failover_wait_ms=settings.failover_wait_ms),
-    )
 
 
 class _Cold:
@@ -84,32 +46,23 @@ class _Cold:
         """Nothing is under way that could be ended."""
 
 
-class GatewayProcess(Process):
+class GatewayProcess(AsyncProcess):
     """The shell of ``state.Gateway`` and ``Following``."""
 
     def __init__(self, world: World, on: Host, actor: str, incarnation: int) -> None:
         hello = m.Hello(actor=actor, kind="gateway", node=on.number, pid=on.number, incarnation=incarnation)
         super().__init__(world, f"{on.number}:{actor}", on=on, hello=hello)
         assert self.files is not None
-        self.loop = VirtualLoop(self, self._lost)
-        config = config_of(world.settings, on.number)
+        config = config_of(world.settings)
         self.gateway = Gateway(node=on.number, config=config, data_dir=Path(DATA), loop=self.loop)
         self.gateway.descriptors = Descriptors(self.files)
         self.gateway.cold = _Cold(self)  # type: ignore[assignment]
-        self.gateway.suspicion.tell = self._tell_node
+        self.gateway.groups.tell_node = self.gateway.suspicion.tell = self._tell_node
         self.following = Following(self.gateway, Path(DATA))
         self.connections: dict[Connection, None] = {}
         self.listens = False
         self.node: Port | None = None
         self.soon(self._begin)
-
-    def run(self, what: Callable[..., None], *arguments: Any) -> None:
-        before = asyncio._get_running_loop()
-        asyncio._set_running_loop(self.loop)
-        try:
-            super().run(what, *arguments)
-        finally:
-            asyncio._set_running_loop(before)
 
     def _begin(self) -> None:
         self._dial_node()
@@ -127,14 +80,6 @@ class GatewayProcess(Process):
             self.world.gateway_judge.count("starts behind its Node")
         self.world.note(f"{self.name} listens, the metadata log read to {self.gateway.applied}")
         self._introduce()
-
-    def _lost(self, error: BaseException) -> None:
-        """A task has ended of this, and nobody has asked for its result."""
-        self.failed(error if isinstance(error, Exception) else RuntimeError(repr(error)))
-
-    def die(self, status: int, *, power: bool = False) -> None:
-        super().die(status, power=power)
-        self.loop.ended()
 
     def stepped(self) -> None:
         self.world.gateway_judge.stepped(self)

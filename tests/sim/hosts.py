@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from logeion.actors import messages as m
+from logeion.actors.node.companions import KIND as COMPANION
+from logeion.actors.node.companions import is_companion
 from logeion.actors.node.events import Start
 from logeion.actors.partition.shell import EXIT_STORAGE
 from tests.sim.disk import HostDisk
@@ -152,7 +154,7 @@ class Host:
         entries = [
             m.ActorEntry(
                 actor=actor,
-                kind=actor.partition("/")[0],
+                kind=COMPANION if is_companion(actor) else actor.partition("/")[0],
                 incarnation=incarnation,
                 pid=1 + number,
                 restarts=self._restarts.get(actor, 0),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from logeion.actors import messages as m
 from logeion.actors.controller.features import SUPPORTED
 from logeion.actors.metadata import MetadataImage
+from logeion.actors.node.companions import is_companion
 from logeion.actors.node.events import (
     AnyEffect,
     AnyEvent,
@@ -35,6 +36,7 @@ from logeion.actors.node.events import (
     Suspected,
     Tell,
     ToGateways,
+    Wanted,
 )
 from logeion.actors.node.machine import NodeMachine
 from logeion.wire.errors import StaleBrokerEpochError
@@ -257,7 +259,7 @@ class NodeProcess(Process):
         hello = port.other.hello
         if hello is not None and self.lanes.get(hello.actor) is port:
             del self.lanes[hello.actor]
-            if hello.kind == "gateway":
+            if hello.kind == "gateway" or is_companion(hello.actor):
                 self.step(Parted(actor=hello.actor, incarnation=hello.incarnation))
 
     def on_message(self, port: Port, request: int, message: m.AnyMessage, payload: bytes) -> None:
@@ -270,6 +272,8 @@ class NodeProcess(Process):
                 self.step(Bound(actor=hello.actor, addresses=message.addresses))
             case m.Suspect():
                 self.step(Suspected(actor=message.actor, incarnation=message.incarnation))
+            case m.EnsureCoordinator():
+                self.step(Wanted(actor=hello.actor, wish=message))
             case m.AlterPartition():
                 self._relay(port, request, message)
 

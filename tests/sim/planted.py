@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import pytest
 
-from tests.sim import cluster_world, group_world, plants, raft_world, voter_plants
+from tests.sim import cluster_world, group_plants, group_world, plants, raft_world, voter_plants
 from tests.sim.engine import Stuck, Violated
 
 SEEDS = 2000
@@ -34,6 +34,7 @@ class Plant(msgspec.Struct, frozen=True):
 
 
 GATEWAYS = {"step": cluster_world.GATEWAYS, "first": cluster_world.GATEWAYS - 1}
+GROUPS = {"step": cluster_world.GROUPS, "first": 11}
 
 PLANTS: dict[str, Plant] = {
     "ack before the ISR has it": Plant(plants.ack_early, 0),
@@ -62,8 +63,8 @@ PLANTS: dict[str, Plant] = {
     "suffix kept after an unclean election": Plant(plants.suffix_kept, 551),
     "other history's suffix not seen by the leader": Plant(plants.suffix_unseen, 311),
     "torn batch kept by recovery": Plant(plants.torn_kept, 90),
-    "older metadata snapshot taken by a gateway": Plant(plants.older_snapshot, 79, **GATEWAYS),
-    "produce acked though its lane closed": Plant(plants.success_without_answer, 15, **GATEWAYS),
+    "older metadata snapshot taken by a gateway": Plant(plants.older_snapshot, 2303, **GATEWAYS),
+    "produce acked though its lane closed": Plant(plants.success_without_answer, 31, **GATEWAYS),
     "fetch answered above the watermark": Plant(plants.read_to_the_end, 15, **GATEWAYS),
     "log's end told by a gateway that is behind": Plant(plants.never_confirmed, 31, **GATEWAYS),
     "old answer to Metadata told again": Plant(plants.stale_answers, 15, **GATEWAYS),
@@ -75,6 +76,15 @@ PLANTS: dict[str, Plant] = {
     "removed voter still counted": Plant(voter_plants.removed_counts, 115),
     "failed fsync of a voter acked": Plant(voter_plants.voter_sync_ignored, 1203),
     "voter without its disk elects": Plant(voter_plants.remembers_nothing_lost, 83),
+    # The same two and others, of groups on a whole cluster.
+    "late append of a group accepted": Plant(plants.late_append, 171, **GROUPS),
+    "old generation's commit accepted": Plant(plants.old_generation, 43, **GROUPS),
+    "old member epoch's commit accepted": Plant(group_plants.commit_after_fencing, 347, **GROUPS),
+    "partition given before it was let go": Plant(group_plants.given_early, 91, **GROUPS),
+    "generation logged with its assignments only": Plant(group_plants.generation_kept_back, 59, **GROUPS),
+    "group answers before its records are committed": Plant(group_plants.answers_first, 11, **GROUPS),
+    "group loaded to a new leader's watermark": Plant(group_plants.loads_to_watermark, 75, **GROUPS),
+    "positions read to a new leader's watermark": Plant(group_plants.index_to_watermark, 1003, **GROUPS),
 }
 
 

@@ -26,12 +26,13 @@ def test_no_seed_breaks_an_invariant() -> None:
         for part in pool.imap(run_chunk, chunks(0, SEEDS)):
             assert part.failed == []
             total.acks += part.acks
+            total.group_acks += part.group_acks
             total.elections += part.elections
             total.faults.update({name: total.faults.get(name, 0) + count for name, count in part.faults.items()})
     # Seeds in which nothing happens prove nothing.
-    assert total.acks > 20 * SEEDS and total.elections > SEEDS
+    assert total.acks > 20 * SEEDS and total.elections > SEEDS and total.group_acks > SEEDS // 4
     often = {name: count for name, count in total.faults.items() if name not in RARE}
-    assert len(often) == 50 and min(often.values()) > 5
+    assert len(often) == 57 and min(often.values()) > 5
 
 
 def test_one_seed_is_one_history() -> None:

@@ -8,9 +8,8 @@ import subprocess
 import sys
 from collections import Counter
 
-from tests.sim.cluster_world import GATEWAYS, ClusterWorld, run_seed
-from tests.sim.process import Process
-from tests.sim.virtual_loop import VirtualLoop
+from tests.sim.cluster_world import GATEWAYS, GROUPS, ClusterWorld, run_seed
+from tests.sim.virtual_loop import AsyncProcess, Exited
 from tests.sim.world import Settings, World
 
 FIRST = GATEWAYS - 1
@@ -31,8 +30,12 @@ def test_clients_of_gateways_are_told_the_truth_and_come_to_their_end() -> None:
         assert what in words, what
 
 
-def test_only_one_class_of_seeds_has_gateways() -> None:
-    assert {seed % GATEWAYS for seed in range(64) if ClusterWorld(seed).settings.gateways} == {FIRST}
+def test_only_two_classes_of_seeds_have_gateways() -> None:
+    drawn = {seed: ClusterWorld(seed).settings for seed in range(64)}
+    with_gateways = {seed for seed, settings in drawn.items() if settings.gateways}
+    with_groups = {seed for seed, settings in drawn.items() if settings.groups}
+    assert {seed % GATEWAYS for seed in with_gateways - with_groups} == {FIRST}
+    assert {seed % GROUPS for seed in with_groups} == {11} and with_groups < with_gateways
 
 
 def test_another_process_tells_the_same_history_of_gateways() -> None:
@@ -46,21 +49,16 @@ def test_another_process_tells_the_same_history_of_gateways() -> None:
     assert len(told) == 1
 
 
-class Sleeper(Process):
+class Sleeper(AsyncProcess):
     """A process on a virtual loop."""
 
     def __init__(self) -> None:
         super().__init__(World(1, Settings()), "sleeper", host=1)
         self.errors: list[BaseException] = []
-        self.loop = VirtualLoop(self, self.errors.append)
         self.woken: list[float] = []
 
-    def run(self, what: object, *arguments: object) -> None:
-        asyncio._set_running_loop(self.loop)
-        try:
-            super().run(what, *arguments)  # type: ignore[arg-type]
-        finally:
-            asyncio._set_running_loop(None)
+    def uncaught(self, error: BaseException) -> None:
+        self.errors.append(error)
 
     async def sleep(self, *seconds: float) -> None:
         for one in seconds:
@@ -108,3 +106,22 @@ def test_what_no_task_catches_is_told() -> None:
     sleeper.loop.create_task(fail())
     sleeper.world.run(1.0)
     assert [type(error) for error in sleeper.errors] == [ZeroDivisionError]
+
+
+def test_who_exits_does_nothing_any_more() -> None:
+    sleeper = Sleeper()
+    ended: list[float] = []
+
+    async def leave() -> None:
+        await asyncio.sleep(1.0)
+        raise Exited(75)
+
+    async def stay() -> None:
+        try:
+            await sleeper.sleep(0.5, 1.0)
+        finally:
+            ended.append(round(sleeper.engine.time, 3))
+
+    tasks = [sleeper.loop.create_task(stay()), sleeper.loop.create_task(leave())]
+    sleeper.world.run(10.0)
+    assert not sleeper.alive and sleeper.woken == [0.5] and ended == [1.0] and len(tasks) == 2

@@ -7,13 +7,27 @@ does nothing until it goes on, one that is killed does nothing any more, and the
 from __future__ import annotations
 
 import asyncio
-import inspect
+import contextlib
+import warnings
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from logeion.actors.messages import Hello
+from tests.sim.process import Process
+
 if TYPE_CHECKING:
-    from tests.sim.process import Process
+    from tests.sim.hosts import Host
+    from tests.sim.lanes import SimListener
+    from tests.sim.world import World
+
+
+class Exited(SystemExit):
+    """``os._exit``: no code of the process runs after it, and no Task keeps it to itself."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 class Handle:
@@ -49,22 +63,20 @@ class Handle:
 class VirtualLoop(asyncio.AbstractEventLoop):
     """What of a loop a process needs that has no sockets: callbacks, timers, futures and tasks."""
 
-    def __init__(self, process: Process, failed: Callable[[BaseException], None]) -> None:
-        """``failed`` is told what no callback caught: an exception that a task has ended of, say."""
-        self._process = process
-        self._failed = failed
+    def __init__(self, process: AsyncProcess) -> None:
+        self.process = process
         self._ready: deque[Handle] = deque()
         self._tasks: dict[asyncio.Task[Any], Coroutine[Any, Any, Any]] = {}
         self._turning = False
 
     def time(self) -> float:
-        return self._process.now
+        return self.process.now
 
     def is_running(self) -> bool:
-        return self._process.alive
+        return self.process.alive
 
     def is_closed(self) -> bool:
-        return not self._process.alive
+        return not self.process.alive
 
     def get_debug(self) -> bool:
         return False
@@ -73,17 +85,17 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def call_soon(self, callback: Any, *arguments: Any, context: Any = None) -> Any:
         # The context is for context variables, of which the product has none.
-        handle = Handle(callback, arguments, self.time() if self._process.alive else 0.0)
-        if self._process.alive:
+        handle = Handle(callback, arguments, self.time() if self.process.alive else 0.0)
+        if self.process.alive:
             self._ready.append(handle)
             if not self._turning:
                 self._turning = True
-                self._process.soon(self._turn)
+                self.process.soon(self._turn)
         return handle
 
     def _turn(self) -> None:
         self._turning = False
-        while self._ready and self._process.alive:
+        while self._ready and self.process.alive:
             self._ready.popleft().call()
 
     def call_later(self, delay: float, callback: Any, *arguments: Any, context: Any = None) -> Any:
@@ -91,7 +103,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def call_at(self, when: float, callback: Any, *arguments: Any, context: Any = None) -> Any:
         handle = Handle(callback, arguments, when)
-        process = self._process
+        process = self.process
         if process.alive:
             moment = process.on.moment(when) if process.on is not None else when
             # A hair later, so that rounding cannot make it too early.
@@ -100,12 +112,12 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def _ring(self, handle: Handle) -> None:
         if not handle.cancelled():
-            self._process.run(handle.call)
+            self.process.run(handle.call)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         # Tasks of a process that is gone are thrown away as they are.
-        if getattr(self._process, "alive", False):  # a world that was taken apart leaves nothing of its processes
-            self._failed(context.get("exception") or RuntimeError(str(context.get("message"))))
+        if getattr(self.process, "alive", False):  # a world that was taken apart leaves nothing of its processes
+            self.process.uncaught(context.get("exception") or RuntimeError(str(context.get("message"))))
 
     # Futures
 
@@ -122,8 +134,43 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         return task
 
     def ended(self) -> None:
-        """The process is gone: what was never begun never will be."""
-        for coroutine in self._tasks.values():
-            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
-                coroutine.close()
-        self._tasks.clear()
+        """The process is gone: so are its coroutines, now and not when somebody collects them."""
+        tasks, self._tasks = self._tasks, {}
+        with warnings.catch_warnings():
+            # Some had not begun.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            for coroutine in tasks.values():
+                # The one in whose step the process has ended is over already, or cannot be closed from within.
+                with contextlib.suppress(ValueError):
+                    coroutine.close()
+
+
+class AsyncProcess(Process):
+    """A process with such a loop. At most one of its sockets listens for lanes."""
+
+    def __init__(
+        self, world: World, name: str, *, on: Host | None = None, host: int = -1, hello: Hello | None = None
+    ) -> None:
+        super().__init__(world, name, on=on, host=host, hello=hello)
+        self.loop = VirtualLoop(self)
+        self.listener: SimListener | None = None
+
+    def run(self, what: Callable[..., None], *arguments: Any) -> None:
+        """One step, in which this process's loop is the running one."""
+        before = asyncio._get_running_loop()
+        asyncio._set_running_loop(self.loop)
+        try:
+            super().run(what, *arguments)
+        except Exited as exited:
+            if self.alive:
+                self.die(exited.status)
+        finally:
+            asyncio._set_running_loop(before)
+
+    def die(self, status: int, *, power: bool = False) -> None:
+        super().die(status, power=power)
+        self.loop.ended()
+
+    def uncaught(self, error: BaseException) -> None:
+        """A task has ended of this, and nobody has asked for its result."""
+        self.failed(error if isinstance(error, Exception) else RuntimeError(repr(error)))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from logeion.actors import messages as m
+from logeion.actors.groups import OFFSETS_TOPIC
+from logeion.actors.node.companions import KIND as COMPANION
 from logeion.actors.node.events import Start
 from logeion.actors.partition.writing import passes
 from logeion.log.checkpoints import decode_topic_id
@@ -14,11 +16,14 @@ from logeion.wire.errors import MalformedError, StorageError
 from tests.sim.clients import CarelessProducer, Client, Consumer, Producer, make_batch
 from tests.sim.cluster_judge import Judge, Key, Truth
 from tests.sim.controllers import ControllerProcess
+from tests.sim.coordinators import CoordinatorProcess, OffsetsLeader
 from tests.sim.engine import Engine, Stuck
 from tests.sim.followers import ReplicaProcess
 from tests.sim.gateway_clients import GatewayCareless, GatewayConsumer, GatewayProducer, Inspector
 from tests.sim.gateway_judge import GatewayJudge
 from tests.sim.gateways import GatewayProcess
+from tests.sim.group_gateways import GroupGateway
+from tests.sim.groups import Groups
 from tests.sim.hosts import Host
 from tests.sim.leaders import PartitionProcess
 from tests.sim.network import Network, Port
@@ -27,6 +32,7 @@ from tests.sim.permitted_loss import UncleanJudge
 from tests.sim.process import Process
 from tests.sim.quorum_judge import QuorumJudge
 from tests.sim.quorums import MovingController
+from tests.sim.virtual_loop import AsyncProcess
 from tests.sim.wary import WaryConsumer
 
 if TYPE_CHECKING:
@@ -72,11 +78,15 @@ class Settings(msgspec.Struct, kw_only=True):
     # All who may lead are lost, and others lead all the same: "on" from the beginning, "switched" on meanwhile, or
     # "asked" for by an admin.
     unclean: str = ""
-    # So many a host, and all clients speak Kafka's protocol to them; 0: clients dial leaders.
+    # So many a host, and all clients speak Kafka's protocol to them (members of groups: in messages); 0: clients dial
+    # leaders.
     gateways: int = 0
     failover_wait_ms: int = 3000
     # Leaders' hosts are cut off from the others, again and again, and their clients still reach them.
     stranded: bool = False
+    # Consumer groups (with a gateway on each host), and the partitions that hold what they commit.
+    groups: int = 0
+    offsets_partitions: int = 1
 
     @property
     def topic_defaults(self) -> Mapping[str, str]:
@@ -117,6 +127,7 @@ class World:
         self.keeps_storage = False
         self.values = 0
         self.raft_seeds = 0
+        self.groups = Groups(self) if settings.groups else None
 
     def boot(self) -> None:
         """Start all hosts, wait until they are in, make the topic, wait until it is led."""
@@ -126,10 +137,13 @@ class World:
         self.run_until(lambda: sum(map(image.eligible, self.hosts)) == len(self.hosts), 20.0, "not all nodes are in")
         self.create_topic(TOPIC)
         self.run_until(self.all_led, 20.0, "a new topic is not led")
+        if self.groups is not None:
+            known = len(self.judge.truths)
+            self._create(self.groups.topic(), internal=True)
+            self.run_until(lambda: len(self.judge.truths) > known and self.all_led(), 20.0, "no offsets topic is led")
 
     def create_topic(self, name: str) -> None:
         """Ask for it."""
-        host = self.hosts[1]
         topic = m.TopicToCreate(
             name=name,
             partitions=-1 if self.settings.assigned else self.settings.partitions,
@@ -137,8 +151,13 @@ class World:
             assignments={0: self.settings.assigned} if self.settings.assigned else {},
         )
 
+        self._create(topic)
+
+    def _create(self, topic: m.TopicToCreate, *, internal: bool = False) -> None:
+        host = self.hosts[1]
+
         def opened(lane: Port) -> None:
-            lane.call(m.CreateTopics(topics=[topic]), lambda reply: None, 10.0)
+            lane.call(m.CreateTopics(topics=[topic], internal=internal), lambda reply: None, 10.0)
 
         self.network.dial(self.admin, lambda: host.processes.get("controller"), opened, lambda: None, host.number)
 
@@ -229,8 +248,9 @@ class World:
         A cycle through a struct that the collector does not track (``gc=False``: a machine's mail names lanes) would
         stay for ever: a real process has one machine, a run of seeds has thousands.
         """
-        for gateway in self.gateways():
-            gateway.kill()
+        for process in self.made:
+            if isinstance(process, AsyncProcess):
+                process.kill()
         self.engine.clear()
         self.network.remote.clear()
         for process in self.made:
@@ -246,13 +266,18 @@ class World:
         if fixed == "controller" and self.settings.moves_voters:
             return MovingController(self, host)
         if fixed.startswith("gateway/"):
-            return GatewayProcess(self, host, fixed, host.incarnations[fixed])
+            make = GroupGateway if self.settings.groups else GatewayProcess
+            return make(self, host, fixed, host.incarnations[fixed])
         return ControllerProcess(self, host) if fixed == "controller" else NodeProcess(self, host)
 
     def make_actor(self, host: Host, start: Start, pid: int) -> Process:
         """The Supervisor starts what Node asked for."""
         if start.kind == "replica":
             return ReplicaProcess(self, host, start, pid)
+        if start.kind == COMPANION:
+            return CoordinatorProcess(self, host, start, pid)
+        if start.topic == OFFSETS_TOPIC:
+            return OffsetsLeader(self, host, start, pid)
         assert start.kind == "partition", start.kind
         return PartitionProcess(self, host, start, pid)
 
@@ -306,6 +331,11 @@ class World:
             self.values += 1
             values.append(b"%d" % self.values * self.engine.random.randint(1, 6))
         return make_batch(producer_id, sequence, values, 1_700_000_000_000 + int(self.engine.time * 1000))
+
+    def fresh_id(self) -> str:
+        """One that nobody has."""
+        self.values += 1
+        return f"id-{self.values}"
 
     def new_topic_id(self) -> str:
         self.topic_ids += 1

@@ -1,4 +1,4 @@
-"""What a gateway talks by: lanes that look like the real ones, and its clients' connections, over simulated ports."""
+"""What asyncio's actors talk by, over simulated ports: lanes that look like the real ones, and clients' connections."""
 
 from __future__ import annotations
 
@@ -10,38 +10,53 @@ from typing import TYPE_CHECKING, Any
 
 from logeion.actors import messages as m
 from logeion.actors.buffers import Frame
-from logeion.actors.lanes import HELLO_S, LaneClosed, LaneError, LaneTimeout, OnClosed, OnMessage, OnReply, RefusedError
+from logeion.actors.lanes import (
+    HELLO_S,
+    Lane,
+    LaneClosed,
+    LaneListener,
+    LaneTimeout,
+    OnClosed,
+    OnLane,
+    OnMessage,
+    OnReply,
+    RefusedError,
+)
 from logeion.wire.buffers import Buffer, FileRange
 from tests.sim.network import Port
 from tests.sim.replicas import Actor
+from tests.sim.virtual_loop import AsyncProcess, VirtualLoop
 
 if TYPE_CHECKING:
-    from tests.sim.gateways import GatewayProcess
+    from tests.sim.hosts import Host
     from tests.sim.process import Process
-    from tests.sim.virtual_loop import VirtualLoop
 
 # What carries the bytes of clients over a port: it stands for nothing.
 BYTES = m.Ping()
 LOOK_AGAIN_S = 0.01
 
 
-class SimLane:
-    """A real lane's methods, over a ``Port``."""
+class SimLane(Lane):
+    """A lane over a ``Port``, whose peer has said who it is."""
 
-    congested = False
-
-    def __init__(self, port: Port, on_message: OnMessage | None, on_closed: OnClosed | None) -> None:
+    def __init__(self, port: Port) -> None:
+        self.loop = current().loop
         self.peer = port.other.hello
+        self.on_message = _unexpected
+        self.on_closed = None
+        self.requests_max = 0
         self._port = port
-        self._on_message = on_message
-        self._on_closed = on_closed
         self._reason = "the peer is gone"
         port.on_message = self._heard
-        port.on_closed = self._ended
+        port.on_closed = self._over
 
     @property
     def closed(self) -> bool:
         return not self._port.open
+
+    @property
+    def congested(self) -> bool:
+        return False
 
     def call(
         self,
@@ -52,8 +67,6 @@ class SimLane:
         timeout_s: float,
         on_sent: Callable[[], None] | None = None,
     ) -> None:
-        data = b"".join(payload)  # type: ignore[arg-type]  # no file ranges leave a gateway by a lane
-
         def answered(reply: m.Message | None) -> None:
             if isinstance(reply, m.Refused):
                 on_reply(RefusedError(reply.code, reply.reason, reply.leader_epoch))
@@ -64,54 +77,85 @@ class SimLane:
             else:
                 on_reply(LaneClosed(self._reason))
 
-        self._port.call(message, answered, timeout_s, data)
+        self._port.call(message, answered, timeout_s, _joined(payload))
         if on_sent is not None:
             on_sent()
 
-    async def request(self, message: m.Message, payload: Sequence[Buffer] = (), *, timeout_s: float) -> m.AnyMessage:
-        future: asyncio.Future[m.AnyMessage] = asyncio.get_running_loop().create_future()
+    def tell(
+        self, message: m.Message, payload: Sequence[Buffer] = (), on_sent: Callable[[], None] | None = None
+    ) -> None:
+        self._port.tell(message, _joined(payload))
+        if on_sent is not None:
+            on_sent()
 
-        def on_reply(reply: m.AnyMessage | LaneError) -> None:
-            if future.done():
-                return
-            if isinstance(reply, LaneError):
-                future.set_exception(reply)
-            else:
-                future.set_result(reply)
-
-        self.call(message, payload, on_reply=on_reply, timeout_s=timeout_s)
-        return await future
+    def reply(
+        self,
+        request: int,
+        message: m.Message,
+        payload: Sequence[Buffer] = (),
+        on_sent: Callable[[], None] | None = None,
+    ) -> None:
+        self._port.reply(request, message, _joined(payload))
+        if on_sent is not None:
+            on_sent()
 
     def close(self, reason: str = "closed here") -> None:
-        self._reason = reason
-        self._port.close()
+        if self._port.open:
+            self._reason = reason
+            self._port.close()
 
     def _heard(self, port: Port, request: int, message: Any, payload: bytes) -> None:
-        if self._on_message is None:
-            self.close(f"nobody here expects {type(message).__name__}")
-        else:
-            self._on_message(self, request, message, Frame(memoryview(payload), None))  # type: ignore[arg-type]
+        self.on_message(self, request, message, Frame(memoryview(payload), None))
 
-    def _ended(self, port: Port) -> None:
-        if self._on_closed is not None:
-            self._on_closed(self, self._reason)  # type: ignore[arg-type]
+    def _over(self, port: Port) -> None:
+        if self.on_closed is not None:
+            self.on_closed(self, self._reason)
+
+
+def _unexpected(lane: Lane, request: int, message: m.AnyMessage, frame: Frame) -> None:
+    lane.close(f"nobody here expects {type(message).__name__}")
+
+
+def _joined(payload: Sequence[Buffer]) -> bytes:
+    return b"".join(payload)  # type: ignore[arg-type]  # no file ranges leave by these lanes
+
+
+class SimListener(LaneListener):
+    """The socket on which the process that makes it listens."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, path: Path, on_lane: OnLane) -> None:
+        self.loop = loop
+        self.path = path
+        self.lanes: set[Lane] = set()
+        self._on_lane = on_lane
+        current().listener = self
+
+    def welcome(self, port: Port) -> None:
+        """Somebody has dialled."""
+        lane = SimLane(port)
+        self.lanes.add(lane)
+        lane.on_closed = self._ended
+        self._opened(lane)
+
+    def close(self) -> None:
+        current().listener = None
 
 
 async def dial(
-    loop: VirtualLoop, path: Path, *, on_message: OnMessage | None = None, on_closed: OnClosed | None = None
+    loop: asyncio.AbstractEventLoop,
+    path: Path,
+    *,
+    on_message: OnMessage | None = None,
+    on_closed: OnClosed | None = None,
 ) -> SimLane:
     """In place of ``lanes.dial``: the process of this host that listens at this path."""
-    process = _process(loop)
-    host = process.on
+    host = current().on
     assert host is not None
-    name = path.stem
-    if name == "controller":
-        return await _reach(process, lambda: host.processes.get("controller"), host.number, on_message, on_closed)
-    return await _reach(process, lambda: _leader(process, host.number, name), host.number, on_message, on_closed)
+    return await _reach(lambda: _listening(host, path.stem), host.number, on_message, on_closed)
 
 
 async def dial_host(
-    loop: VirtualLoop,
+    loop: asyncio.AbstractEventLoop,
     host: str,
     port: int,
     target: str,
@@ -120,32 +164,36 @@ async def dial_host(
     on_message: OnMessage | None = None,
     on_closed: OnClosed | None = None,
 ) -> SimLane:
-    """In place of ``hosts.dial_host``: the leader of this name on another host."""
-    process = _process(loop)
-    number = process.world.host_at(host).number
-    return await _reach(process, lambda: _leader(process, number, target), number, on_message, on_closed)
+    """In place of ``hosts.dial_host``: the process of this name on another host."""
+    there = current().world.host_at(host)
+    return await _reach(lambda: _listening(there, target), there.number, on_message, on_closed)
 
 
-def _process(loop: VirtualLoop) -> GatewayProcess:
-    process: Any = loop._process
-    return process  # type: ignore[no-any-return]
+def current() -> AsyncProcess:
+    """Whose step this is."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    return loop.process
 
 
-def _leader(process: Process, host: int, name: str) -> Process | None:
-    """A leader binds its socket when its log is open."""
-    _, topic_id, partition = name.split("-")
-    found = process.world.leading(process.world.hosts[host], (topic_id, int(partition)))
-    return found if isinstance(found, Actor) and found.log is not None else None
+def _listening(host: Host, name: str) -> Process | None:
+    """Who has bound the socket of this name there."""
+    if name.startswith("partition-"):
+        # A leader binds it when its log is open.
+        _, topic_id, partition = name.split("-")
+        leader = host.world.leading(host, (topic_id, int(partition)))
+        return leader if isinstance(leader, Actor) and leader.log is not None else None
+    for process in host.processes.values():
+        if isinstance(process, AsyncProcess) and process.listener is not None and process.listener.path.stem == name:
+            return process
+    return host.processes.get(name) if name in ("controller", "node") else None
 
 
 async def _reach(
-    process: GatewayProcess,
-    find: Callable[[], Process | None],
-    host: int,
-    on_message: OnMessage | None,
-    on_closed: OnClosed | None,
+    find: Callable[[], Process | None], host: int, on_message: OnMessage | None, on_closed: OnClosed | None
 ) -> SimLane:
-    opened: asyncio.Future[Port] = process.loop.create_future()
+    process = current()
+    opened: asyncio.Future[SimLane] = process.loop.create_future()
 
     def failed() -> None:
         if not opened.done():
@@ -161,10 +209,14 @@ async def _reach(
         elif port.other.frozen:
             process.later(LOOK_AGAIN_S, greeted, port, until)
         else:
-            opened.set_result(port)
+            lane = SimLane(port)
+            if on_message is not None:
+                lane.on_message = on_message
+            lane.on_closed = on_closed
+            opened.set_result(lane)
 
     process.world.network.dial(process, find, lambda port: greeted(port, process.now + HELLO_S), failed, host)
-    return SimLane(await opened, on_message, on_closed)
+    return await opened
 
 
 class SimSocket:
@@ -201,7 +253,7 @@ class SimStream:
         self.closed = False
         self.last_read = loop.time()
         self._loop = loop
-        self._process = _process(loop)
+        self._process = loop.process
         self._port = sock.port
         self._on_frame, self._on_closed = on_frame, on_closed
         self._paused = False
