@@ -83,7 +83,7 @@ class ControllerShell(Shell):
             lambda: self.member.image.records(), lambda: self.member.applied, lambda: self.member.decides
         )
         self._secret: bytes = load_secret(config) if config.cluster.voters else b""
-        # The Controllers of other nodes that have dialled this one.
+        # The lanes by which the Controllers of other nodes speak as voters; those that only follow do not listen.
         self._callers: dict[int, Lane] = {}
         self.peers: Peers = Peers(
             self.loop, self._dial, self._addresses, self._callers.get, self._on_told, self._broken
@@ -373,7 +373,6 @@ class ControllerShell(Shell):
         lane.on_message = self._on_message
         lane.on_closed = self._on_closed
         if lane.peer is not None and lane.peer.kind == "controller":
-            self._callers[lane.peer.node] = lane
             self._post(HostSeen(lane.peer.node, running=True))
 
     def _on_closed(self, lane: Lane, reason: str) -> None:
@@ -394,6 +393,7 @@ class ControllerShell(Shell):
         assert lane.peer is not None
         voter = lane.peer.kind == "controller"
         if isinstance(message, _TOLD):
+            self._callers[lane.peer.node] = lane
             self._hear(cast(Told, message))
         elif isinstance(message, Subscribe):
             if voter and not self.member.votes:

@@ -13,11 +13,11 @@ import pytest
 from logeion.actors import messages as m
 from logeion.actors.controller import actor
 from logeion.actors.controller.raft.effects import Write
-from logeion.actors.controller.raft.messages import Resign
-from logeion.actors.lanes import LaneError, RefusedError
+from logeion.actors.controller.raft.messages import Resign, Restarted
+from logeion.actors.lanes import Lane, LaneError, RefusedError, dial, socket_path
 from logeion.actors.stream import Frame
 from logeion.wire.errors import DuplicateVoterError, VoterNotFoundError
-from tests.actors.quorum_world import Follower, quorum, until
+from tests.actors.quorum_world import Follower, as_actor, quorum, until
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -526,6 +526,51 @@ def test_a_voter_with_a_new_disk_answers_a_leader_that_it_has_never_heard_of(
             inside = await one.follow()
             await until(lambda: inside.image.next_producer_id >= given + 1000, 30.0, what="it has the log")
             assert one.shell is not None and one.shell.member.votes and one.shell.member.leader == 4
+
+    run(test)
+
+
+def test_a_voter_is_answered_by_the_lane_that_it_speaks_by_not_by_one_that_it_has_followed_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A voter that nobody leads follows others for a while; that lane comes later, and goes when it is elected."""
+
+    async def test() -> None:
+        async with quorum(tmp_path, monkeypatch) as world:
+            await world.leader()
+            one = world.hosts[1]
+            shell = one.shell
+            assert shell is not None and shell.listener is not None
+            heard: list[tuple[Lane, m.AnyMessage]] = []
+
+            async def open_it() -> Lane:
+                return await dial(
+                    asyncio.get_running_loop(),
+                    socket_path(one.spec.run_dir, "controller"),
+                    on_message=lambda lane, request, message, frame: heard.append((lane, message)),
+                )
+
+            # Nobody has told the address of node 9.
+            speaks = await as_actor("controller/9", 9, open_it)
+            speaks.tell(Restarted(term=0, voter=9))
+            await until(lambda: 9 in shell._callers)
+            follows = await as_actor("controller/9", 9, open_it)
+            await follows.request(m.Subscribe(from_offset=0), timeout_s=10.0)
+            told = Restarted(term=0, voter=1)
+            shell.peers.tell(9, told)
+            await until(lambda: (speaks, told) in heard)
+            [inside] = (
+                lane
+                for lane in shell.listener.lanes
+                if lane.peer is not None and lane.peer.node == 9 and lane is not shell._callers[9]
+            )
+            follows.close()
+            await until(lambda: inside.closed)
+            heard.clear()
+            shell.peers.tell(9, told)
+            await until(lambda: (speaks, told) in heard)
+            speaks.close()
+            await until(lambda: 9 not in shell._callers)
 
     run(test)
 
