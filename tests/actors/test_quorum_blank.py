@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from logeion.actors.controller.raft.effects import AppendLog, SaveVote
 from logeion.actors.controller.raft.machine import Raft
 from logeion.actors.controller.raft.messages import (
     AppendEntries,
     AskVote,
     Elapsed,
     EntriesAppended,
+    Entry,
     Input,
     Proposal,
     Propose,
@@ -116,3 +118,43 @@ def test_a_blank_voter_elects_nobody_by_what_a_deposed_leader_told_it() -> None:
     [send] = blank.step(asked, 0.2 + SETTINGS.election_max_s).after
     answer = send.message
     assert isinstance(answer, VoteAnswered) and answer.granted and answer.blank
+
+
+def test_a_blank_voter_that_is_told_more_and_more_is_whole_with_what_it_has_on_its_disk() -> None:
+    """There may be something to write for each message; it counts from the next one on."""
+    blank = empty(3, 0.0)
+    for at in range(3):
+        told = AppendEntries(
+            term=1,
+            voter=1,
+            sent=at / 10,
+            prev_end=at,
+            prev_term=min(at, 1),
+            entries=[Entry(at, 1)],
+            committed=at + 1,
+            sure=True,
+        )
+        out = blank.step(told, at / 10)
+        [answer] = [send.message for send in out.after]
+        assert isinstance(answer, EntriesAppended) and answer.blank == (at == 0)
+        saved = [write.blank for write in out.writes if isinstance(write, SaveVote)]
+        assert saved == [[True], [False], []][at] and isinstance(out.writes[-1], AppendLog)
+    assert not blank.blank and blank.voted_for == 1
+
+
+def test_what_an_unsure_leader_told_does_not_make_a_voter_whole_at_its_next_word() -> None:
+    blank = empty(3, 0.0)
+    for at in range(3):
+        told = AppendEntries(
+            term=1, voter=1, sent=at / 10, prev_end=at, prev_term=min(at, 1), entries=[Entry(at, 1)], committed=at + 1
+        )
+        blank.step(told, at / 10)
+    assert blank.blank
+    sure = AppendEntries(
+        term=1, voter=1, sent=0.3, prev_end=3, prev_term=1, entries=[Entry(3, 1)], committed=4, sure=True
+    )
+    blank.step(sure, 0.3)
+    # A leader of a later term has not said that it surely leads.
+    later = AppendEntries(term=2, voter=2, sent=0.4, prev_end=4, prev_term=1, committed=4)
+    blank.step(later, 0.4)
+    assert blank.blank and blank.voted_for is None

@@ -14,7 +14,9 @@ def append(voter: Voter, message: AppendEntries, now: float, out: Effects) -> No
     if message.term < voter.term:
         send(out.after, message.voter, answer)
         return
-    _heed(voter, message.term, message.voter, now)
+    role = _heed(voter, message.term, message.voter, now)
+    if role.whole:
+        _be_whole(voter, message.voter)
     log = voter.log
     prev_end, prev_term, entries = message.prev_end, message.prev_term, message.entries
     if prev_end < log.start:
@@ -37,12 +39,20 @@ def append(voter: Voter, message: AppendEntries, now: float, out: Effects) -> No
     take(voter, entries, out)
     voter.commit(min(message.committed, match), out)
     complete = match >= message.committed and log.term_at(message.committed) == message.term
-    if voter.blank and message.sure and complete and not out.writes:
-        # All that the leader knows of is on our disk, and it leads indeed; and in this term nobody else is to get our
-        # vote again.
-        voter.blank, voter.voted_for = False, message.voter
+    if voter.blank and message.sure and complete:
+        # All that the leader knows of is here, and it leads indeed. What is written just now is on the disk when its
+        # next message comes: there may be something to write for every one of them.
+        role.whole = True
+        if not out.writes:
+            _be_whole(voter, message.voter)
     done = EntriesAppended(term=voter.term, voter=voter.me, sent=message.sent, match=match, blank=voter.blank)
     send(out.after, message.voter, done)
+
+
+def _be_whole(voter: Voter, leader: int) -> None:
+    """Blank no more; and in this term nobody else is to get our vote again."""
+    if voter.blank:
+        voter.blank, voter.voted_for = False, leader
 
 
 def take(voter: Voter, entries: list[Entry], out: Effects) -> None:

@@ -29,6 +29,9 @@ class Follower(msgspec.Struct):
     heard: float
     elect_at: float
     incoming: Incoming | None = None
+    whole: bool = False
+    """All that this leader knew to be committed, when it surely led, has come: a blank voter is one no more once that
+    is on its disk."""
 
 
 class PreCandidate(msgspec.Struct):
