@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logeion.actors.controller.raft import leading
 from logeion.actors.controller.raft.effects import AppendLog, SaveVote
 from logeion.actors.controller.raft.machine import Raft
 from logeion.actors.controller.raft.messages import (
@@ -13,6 +14,7 @@ from logeion.actors.controller.raft.messages import (
     Input,
     Proposal,
     Propose,
+    RemoveVoter,
     Snapshot,
     Told,
     VoteAnswered,
@@ -158,3 +160,58 @@ def test_what_an_unsure_leader_told_does_not_make_a_voter_whole_at_its_next_word
     later = AppendEntries(term=2, voter=2, sent=0.4, prev_end=4, prev_term=1, committed=4)
     blank.step(later, 0.4)
     assert blank.blank and blank.voted_for is None
+
+
+def test_a_disk_that_is_lost_again_is_doubted_again() -> None:
+    """What the leader had confirmed since the first loss may be older than what the second disk had been needed for."""
+    rafts, now = led()
+    role = rafts[1].role
+    assert isinstance(role, Leader)
+    now += SETTINGS.heartbeat_s
+    rafts[1].step(Elapsed(), now)
+    progress = role.progress[3]
+    rafts[1].step(EntriesAppended(term=1, voter=3, sent=now, blank=True), now)
+    assert progress.sent is not None
+    rafts[1].step(EntriesAppended(term=1, voter=3, sent=progress.sent, match=rafts[1].log.end, blank=True), now)
+    first = progress.blank_since
+    now += SETTINGS.heartbeat_s
+    rafts[1].step(Elapsed(), now)
+    rafts[1].step(EntriesAppended(term=1, voter=2, sent=now, match=rafts[1].log.end), now)
+    assert first is not None and leading.quorum_contact(rafts[1], role, now) > first
+    assert progress.sent is not None
+    out = rafts[1].step(EntriesAppended(term=1, voter=3, sent=progress.sent, blank=True), now + 0.01)
+    assert progress.blank_since == now + 0.01 and progress.match == 0
+    [again] = [send.message for send in out.after if send.to == 3]
+    assert isinstance(again, AppendEntries) and not again.sure
+
+
+def test_of_two_voters_the_leader_goes_on_over_the_lost_disk_of_the_other() -> None:
+    """Nobody can have been elected without it."""
+    rafts, now = led()
+    deliver(rafts, 1, RemoveVoter(3), now)
+    del rafts[3]
+    now += SETTINGS.heartbeat_s
+    deliver(rafts, 1, Elapsed(), now)
+    term = rafts[1].term
+    rafts[2] = Raft(2, Stored(0, None, Snapshot(0, 0, VOTERS), (), blank=True), SETTINGS, 2, now)
+    for _ in range(5):
+        now += SETTINGS.heartbeat_s
+        deliver(rafts, 1, Elapsed(), now)
+        assert isinstance(rafts[1].role, Leader)
+    assert rafts[1].term == term and not rafts[2].blank and rafts[2].committed == rafts[1].committed
+
+
+def test_two_voters_are_a_majority_of_three_until_the_third_ones_removal_is_committed() -> None:
+    """Those that were three may have elected somebody else."""
+    rafts, now = led()
+    # The entry that removes 3 reaches nobody.
+    alone = {1: rafts[1]}
+    deliver(alone, 1, RemoveVoter(3), now)
+    assert rafts[1].log.voters == (1, 2)
+    alone[2] = empty(2, now)
+    committed = rafts[1].committed
+    for _ in range(5):
+        now += SETTINGS.heartbeat_s
+        deliver(alone, 1, Elapsed(), now)
+    assert rafts[1].committed == committed and rafts[2] is not alone[2] and alone[2].blank
+    assert not isinstance(rafts[1].role, Leader)

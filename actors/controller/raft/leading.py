@@ -72,6 +72,9 @@ def appended(voter: Voter, leader: Leader, message: EntriesAppended, now: float,
         if message.hint_end < progress.match:
             # It has lost what it had said was on its disk.
             progress.match = 0
+            if message.blank:
+                # Once more, so what we have proved since the first time may be older than what it was needed for.
+                progress.blank_since = now
         common = voter.log.newest(message.hint_end, message.hint_term)
         # None: only the snapshot knows, and any place before its end says so.
         progress.next = max(progress.match, common[0] if common is not None else -1)
@@ -115,7 +118,7 @@ def resign(voter: Voter, leader: Leader, now: float, out: Effects) -> None:
 
 def quorum_contact(voter: Voter, leader: Leader, now: float) -> float:
     """When a majority, ourselves included, was last surely ours."""
-    heard = {peer: each.contact for peer, each in leader.progress.items() if _counts(leader, each)}
+    heard = {peer: each.contact for peer, each in leader.progress.items() if _counts(voter, leader, each)}
     return _majority([now if peer == voter.me else heard.get(peer, LONG_AGO) for peer in voter.log.voters])
 
 
@@ -149,7 +152,7 @@ def committable(voter: Voter, leader: Leader) -> int:
     """The end that a majority has synced, if that is an entry of this term: an earlier term's, though on a majority,
     can still be replaced (paper 5.4.2, figure 8), and is committed by the one that follows it."""
     log = voter.log
-    synced = {peer: each.match for peer, each in leader.progress.items() if _counts(leader, each)}
+    synced = {peer: each.match for peer, each in leader.progress.items() if _counts(voter, leader, each)}
     end = _majority([log.end if peer == voter.me else synced.get(peer, 0) for peer in log.voters])
     return int(end) if log.term_at(int(end)) == voter.term else voter.committed
 
@@ -249,7 +252,8 @@ def replicate(voter: Voter, leader: Leader, peer: VoterId, now: float, out: list
         prev_term=log.term_at(prev_end) or 0,
         entries=entries,
         committed=voter.committed,
-        sure=leader.founding or (since is not None and quorum_contact(voter, leader, now) >= since),
+        sure=leader.founding
+        or (since is not None and (_is_needed(voter, leader) or quorum_contact(voter, leader, now) >= since)),
     )
     send(out, peer, message)
 
@@ -301,9 +305,19 @@ def _note_founded(voter: Voter, leader: Leader) -> None:
         leader.founding = False
 
 
-def _counts(leader: Leader, progress: Progress) -> bool:
+def _counts(voter: Voter, leader: Leader, progress: Progress) -> bool:
     """A blank voter knows no term: a leader that was deposed long ago could have its word for anything."""
-    return leader.founding or progress.blank_since is None
+    return leader.founding or progress.blank_since is None or _is_needed(voter, leader)
+
+
+def _is_needed(voter: Voter, leader: Leader) -> bool:
+    """Whether nobody can have been elected after us without our vote: two voters are a majority only together.
+
+    Not while their set, or that this term has begun, could still be undone: another set may have a majority then.
+    """
+    log = voter.log
+    settled = voter.committed >= max(log.voters_end, leader.term_end)
+    return settled and len(log.voters) == 2 and voter.me in log.voters
 
 
 def _majority(values: list[float] | list[int]) -> float:
