@@ -103,7 +103,8 @@ class Subscribers:
         if len(self._lanes) + len(self._early) >= SUBSCRIBERS_MAX:
             lane.close(f"{SUBSCRIBERS_MAX} actors follow the metadata log already")
             return True
-        if self._applied() < self._end or from_offset > self._end:
+        # What is known may also be ahead of what was told for a moment: that image is not the one of this offset.
+        if self._applied() != self._end or from_offset > self._end:
             self._early[lane] = (request, from_offset)
             return False
         self._answer(lane, request, from_offset)

@@ -148,6 +148,28 @@ def test_whoever_has_heard_more_than_we_know_yet_waits_for_it() -> None:
     assert (follower.applied, follower.snapshots, follower.image.next_producer_id) == (4, 0, 4)
 
 
+@pytest.mark.parametrize("kept", [10_000, 0])
+def test_nobody_is_sent_an_image_that_is_ahead_of_the_offset_it_is_said_to_be_of(
+    kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one step a controller learns of commits and of a leader, and tells who leads first."""
+    monkeypatch.setattr(module, "RECENT_RECORDS", kept)
+    log, follower = Log(), Follower()
+    log.commit(3)
+    log.end -= 1  # it reads its log again, after its disk was full
+    assert not log.follow(follower)
+    log.end += 1
+    ahead = [ProducerIdsReserved(next_id=4), ProducerIdsReserved(next_id=5)]
+    log.image.apply_all(ahead)
+    log.end += 2
+    log.subscribers.leads(2)
+    assert follower.applied == 0
+    log.subscribers.committed(Commit(3, ahead[:1], 4))
+    assert follower.applied == 0
+    log.subscribers.committed(Commit(4, ahead[1:], 5))
+    assert (follower.applied, follower.image.next_producer_id, follower.leader) == (5, 5, 2)
+
+
 def test_a_controller_that_knows_nothing_yet_answers_nobody_who_knows_something() -> None:
     log, follower = Log(), Follower(applied=30)
     log.complete = False
