@@ -257,9 +257,9 @@ class UncleanJudge(Judge):
             line.batches = {base: batch for base, batch in truth.batches.items() if batch.next <= cut}
         line.start, line.end = max(min(truth.start, cut), log_start), cut
         here.refresh()
-        for batch in here.from_offset(cut):
-            # What it had heard to be committed, in whichever line.
-            if batch.next <= high_watermark:
+        for batch in here.holding(cut):
+            # What it had heard to be committed, in whichever line; the first may begin before the log does.
+            if cut < batch.next <= high_watermark:
                 line.batches[batch.base] = batch
                 line.end = batch.next
         # What people had deleted in any line a log may lack.
