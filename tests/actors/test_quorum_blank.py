@@ -215,3 +215,19 @@ def test_two_voters_are_a_majority_of_three_until_the_third_ones_removal_is_comm
         deliver(alone, 1, Elapsed(), now)
     assert rafts[1].committed == committed and rafts[2] is not alone[2] and alone[2].blank
     assert not isinstance(rafts[1].role, Leader)
+
+
+def test_a_blank_voter_that_knows_of_a_third_one_elects_nobody_who_does_not() -> None:
+    """1 was away while 2 added 3 and both decided; then 2 loses its disk. Of 1 and 2, both are there and agree."""
+    away = Stored(1, 2, Snapshot(5, 1, (1, 2), b"what 1 and 2 had"), ())
+    for told, elects in (((1, 2), True), ((), True), ((1, 2, 3), False)):
+        rafts = {
+            1: Raft(1, away, SETTINGS, 1, 0.0),
+            2: Raft(2, Stored(0, None, Snapshot(0, 0, told), (), blank=True), SETTINGS, 2, 0.0),
+        }
+        now = 0.0
+        while now < 5 * SETTINGS.election_max_s and not isinstance(rafts[1].role, Leader):
+            now += 0.01
+            if rafts[1].deadline <= now:
+                deliver(rafts, 1, Elapsed(), now)
+        assert isinstance(rafts[1].role, Leader) is elects, told

@@ -210,7 +210,10 @@ class VoterFaults:
             return False
         voters = {voter for each in sets for voter in each}
         spoilt = [voter for voter in voters if voter in quorum.lost or quorum.state(voter).get("blank", True)]
-        return not spoilt and not any(quorum.is_fenced(voter) for voter in voters - {host.number})
+        others = voters - {host.number}
+        # One whose syncs fail from now on is as good as lost: what they cost is accepted at the end at the latest.
+        failing = [voter for voter in others if any(kind in _SYNCS for kind, _ in self.world.hosts[voter].disk.broken)]
+        return not spoilt and not failing and not any(map(quorum.is_fenced, others))
 
     def _lose(self, host: Host) -> None:
         """The whole data directory, the voter's log with it; who gives it a new one has told it who votes."""

@@ -54,7 +54,7 @@ class AskVote(Message, frozen=True, kw_only=True):
 
 class VoteAnswered(Message, frozen=True, kw_only=True):
     """Voter to candidate, to what was asked for the term ``asked``; ``term`` is the voter's own. ``blank``: see
-    ``state.Voter``."""
+    ``state.Voter``; such a voter also says who votes, as far as it has been told (``voters``)."""
 
     term: int
     voter: VoterId
@@ -62,6 +62,7 @@ class VoteAnswered(Message, frozen=True, kw_only=True):
     asked: int
     granted: bool = False
     blank: bool = False
+    voters: list[VoterId] = []
 
 
 class AppendEntries(Message, frozen=True, kw_only=True):

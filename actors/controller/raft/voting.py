@@ -90,7 +90,13 @@ def asked(voter: Voter, message: AskVote, now: float, out: Effects) -> None:
             voter.voted_for = message.voter
             voter.follow(voter.term, None, now)
     answer = VoteAnswered(
-        term=voter.term, voter=voter.me, pre=message.pre, asked=message.term, granted=granted, blank=voter.blank
+        term=voter.term,
+        voter=voter.me,
+        pre=message.pre,
+        asked=message.term,
+        granted=granted,
+        blank=voter.blank,
+        voters=list(voter.log.voters) if voter.blank else [],
     )
     send(out.after, message.voter, answer)
 
@@ -129,6 +135,11 @@ def answered(voter: Voter, message: VoteAnswered, now: float, out: Effects) -> N
 
 def _counted(voter: Voter, role: PreCandidate | Candidate, message: VoteAnswered) -> bool:
     """Whether with this vote the election is won."""
+    log = voter.log
+    if message.blank and log.end and len(log.voters) == 2 and not set(message.voters).issubset(log.voters):
+        # It was told of a voter that we do not know. With more of them, whoever agrees with us would know that one, too;
+        # but the two may have changed the set, and decided since, with what was on the lost disk and without us.
+        return False
     role.granted.add(message.voter)
     if message.blank:
         role.blank.add(message.voter)
