@@ -136,9 +136,10 @@ def answered(voter: Voter, message: VoteAnswered, now: float, out: Effects) -> N
 def _counted(voter: Voter, role: PreCandidate | Candidate, message: VoteAnswered) -> bool:
     """Whether with this vote the election is won."""
     log = voter.log
-    if message.blank and log.end and len(log.voters) == 2 and not set(message.voters).issubset(log.voters):
-        # It was told of a voter that we do not know. With more of them, whoever agrees with us would know that one, too;
-        # but the two may have changed the set, and decided since, with what was on the lost disk and without us.
+    known = {*log.voters, *log.voters_before}
+    if message.blank and log.end and len(log.voters) == 2 and not known.issuperset(message.voters):
+        # It was told of a voter that we do not know. Were we more, whoever else agrees would know that one, too; but
+        # these two may have changed the set, and decided since, with what was on the lost disk and without us.
         return False
     role.granted.add(message.voter)
     if message.blank:
