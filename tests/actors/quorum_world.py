@@ -21,10 +21,11 @@ from logeion.actors.config import ClusterSection, Config, ControllerSection, Sto
 from logeion.actors.controller.actor import ControllerShell
 from logeion.actors.controller.features import SUPPORTED
 from logeion.actors.hosts import HostPort
-from logeion.actors.lanes import Lane, LaneError, dial, socket_path
+from logeion.actors.lanes import Lane, LaneError, RefusedError, dial, socket_path
 from logeion.actors.metadata import MetadataImage
 from logeion.actors.runtime import ActorSpec
 from logeion.actors.stream import Frame
+from logeion.wire.errors import DuplicateVoterError, VoterNotFoundError
 
 SECRET = b"correct horse battery staple"
 # Several hosts share this process's one loop, and this machine its cores with others.
@@ -267,3 +268,35 @@ async def quorum(
             if host.port is not None:
                 host.port.close()
             host.socket.close()
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 60))  # type: ignore[arg-type]
+
+
+async def ids(follower: Follower) -> int:
+    """The cheapest request that commits something; the first of the ids it got."""
+    answer = await follower.ask(m.AllocateProducerIds(node=follower.host.node))
+    assert isinstance(answer, m.ProducerIdsAllocated)
+    return answer.first
+
+
+async def ids_in_the_end(follower: Follower) -> int:
+    """As whoever may ask twice: one that may have been with the leader that died is asked again."""
+    while True:
+        try:
+            return await ids(follower)
+        except RefusedError as refused:
+            if refused.code != 7:
+                raise
+
+
+async def change(follower: Follower, wish: m.ChangeVoters) -> None:
+    """As an admin who is not told whether it was done, and asks again until it was."""
+    while True:
+        try:
+            await follower.ask(wish)
+            return
+        except RefusedError as refused:
+            if refused.code in (DuplicateVoterError.code, VoterNotFoundError.code):
+                return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,40 +16,7 @@ from logeion.actors.controller.raft.effects import Write
 from logeion.actors.controller.raft.messages import Resign, Restarted
 from logeion.actors.lanes import Lane, LaneError, RefusedError, dial, socket_path
 from logeion.actors.stream import Frame
-from logeion.wire.errors import DuplicateVoterError, VoterNotFoundError
-from tests.actors.quorum_world import Follower, as_actor, quorum, until
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 60))  # type: ignore[arg-type]
-
-
-async def ids(follower: Follower) -> int:
-    """The cheapest request that commits something; the first of the ids it got."""
-    answer = await follower.ask(m.AllocateProducerIds(node=follower.host.node))
-    assert isinstance(answer, m.ProducerIdsAllocated)
-    return answer.first
-
-
-async def ids_in_the_end(follower: Follower) -> int:
-    """As whoever may ask twice: one that may have been with the leader that died is asked again."""
-    while True:
-        try:
-            return await ids(follower)
-        except RefusedError as refused:
-            if refused.code != 7:
-                raise
-
-
-async def change(follower: Follower, wish: m.ChangeVoters) -> None:
-    """As an admin who is not told whether it was done, and asks again until it was."""
-    while True:
-        try:
-            await follower.ask(wish)
-            return
-        except RefusedError as refused:
-            if refused.code in (DuplicateVoterError.code, VoterNotFoundError.code):
-                return
+from tests.actors.quorum_world import as_actor, change, ids, ids_in_the_end, quorum, run, until
 
 
 def test_one_voter_leads_before_anybody_can_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,89 +312,6 @@ def test_an_observer_follows_serves_and_relays(tmp_path: Path, monkeypatch: pyte
             assert isinstance(described, m.QuorumDescribed)
             assert [voter.voter for voter in described.voters] == [1, 2, 3]
             assert described.leader == (await world.leader()).node
-
-    run(test)
-
-
-def test_a_node_whose_port_refuses_is_fenced_well_before_its_session_is_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def test() -> None:
-        monkeypatch.setattr("logeion.actors.controller.actor.STARTING_S", 0.0)
-        async with quorum(tmp_path, monkeypatch) as world:
-            followers = {host.node: await host.follow() for host in world.hosts.values()}
-            for host in world.hosts.values():
-                answer = await host.register(followers[host.node], boot_id="b")
-                beat = m.Heartbeat(node=host.node, broker_epoch=answer.broker_epoch, applied=answer.committed)
-                assert await followers[host.node].ask(beat) == m.HeartbeatAnswered(fenced=False)
-            dead = await world.leader()
-            alive, other = world.others(dead)
-            image = followers[alive.node].image
-            await until(lambda: not image.fenced)
-            # A controller alone dies, and comes back: its host still answers.
-            shell = dead.shell
-            assert shell is not None
-            answers: list[bool | None] = []
-            honest = shell.probing._ask
-
-            async def ask(node: int) -> bool | None:
-                answers.append(await honest(node))
-                return answers[-1]
-
-            monkeypatch.setattr(shell.probing, "_ask", ask)
-            other.kill()
-            await until(lambda: answers)
-            assert answers == [True]
-            await other.start()
-            assert not image.fenced
-            # A whole host dies, with the controller that leads.
-            assert dead.port is not None
-            dead.kill()
-            dead.port.close()
-            dead.socket.close()
-            await until(lambda: followers[alive.node].image.fenced, what="fenced")
-            assert followers[alive.node].image.fenced == {dead.node}
-
-    run(test)
-
-
-def test_a_leader_whose_host_says_that_it_has_ended_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nobody but its host could know: its lease would end in 20 s, and it does not start again."""
-
-    async def test() -> None:
-        monkeypatch.setattr("tests.actors.quorum_world.ELECTION_MS", 20_000)
-        async with quorum(tmp_path, monkeypatch) as world:
-            first = await world.leader()
-            others = world.others(first)
-            followers = [await host.follow() for host in others]
-            assert await ids(followers[0]) == 0
-            first.kill()
-            second = await world.leader()
-            assert second in others
-            assert await ids_in_the_end(followers[1]) > 0
-            (third,) = (host for host in others if host is not second)
-
-            # One that only hides is no case for that: its host sees that it runs.
-            await first.start()
-            assert first.shell is not None
-            rejoined = first.shell.member
-            await until(lambda: rejoined.leader == second.node)
-            assert third.shell is not None and second.shell is not None and second.shell.listener is not None
-            asked: list[bool | None] = []
-            honest = third.shell.probing._ask
-
-            async def ask(node: int) -> bool | None:
-                asked.append(await honest(node))
-                return asked[-1]
-
-            monkeypatch.setattr(third.shell.probing, "_ask", ask)
-            for lane in list(second.shell.listener.lanes):
-                if lane.peer is not None and lane.peer.kind == "controller":
-                    lane.close("cut")
-            await until(lambda: not third.shell.probing._tasks and asked)
-            assert set(asked) == {False} and third.shell.member.led_by(second.node) is not None
 
     run(test)
 

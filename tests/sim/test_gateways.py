@@ -113,7 +113,9 @@ def test_who_exits_does_nothing_any_more() -> None:
     ended: list[float] = []
 
     async def leave() -> None:
-        await asyncio.sleep(1.0)
+        over = sleeper.loop.create_future()
+        sleeper.loop.call_later(1.0, over.set_result, None)
+        await over
         raise Exited(75)
 
     async def stay() -> None:
