@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import leading
 from .effects import Effects, send
+from .log import RaftLog
 from .messages import AskVote, Restarted, TakeOver, VoteAnswered, VoterId
 from .roles import LONG_AGO, Candidate, Follower, Leader, PreCandidate
 from .state import Voter
@@ -136,8 +137,7 @@ def answered(voter: Voter, message: VoteAnswered, now: float, out: Effects) -> N
 def _counted(voter: Voter, role: PreCandidate | Candidate, message: VoteAnswered) -> bool:
     """Whether with this vote the election is won."""
     log = voter.log
-    known = {*log.voters, *log.voters_before}
-    if message.blank and log.end and len(log.voters) == 2 and not known.issuperset(message.voters):
+    if message.blank and log.end and len(log.voters) == 2 and not _voters_ever(log).issuperset(message.voters):
         # It was told of a voter that we do not know. Were we more, whoever else agrees would know that one, too; but
         # these two may have changed the set, and decided since, with what was on the lost disk and without us.
         return False
@@ -145,6 +145,12 @@ def _counted(voter: Voter, role: PreCandidate | Candidate, message: VoteAnswered
     if message.blank:
         role.blank.add(message.voter)
     return voter.wins(role.granted, role.blank)
+
+
+def _voters_ever(log: RaftLog) -> set[VoterId]:
+    """Whoever votes or has voted, as far as our log tells."""
+    found = {*log.voters, *log.voters_before, *log.snapshot.voters}
+    return found.union(*(entry.voters for entry in log.read(log.start, log.end) if entry.voters is not None))
 
 
 def _ask(voter: Voter, term: int, out: Effects, *, pre: bool = False, transfer: bool = False) -> None:
