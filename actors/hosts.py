@@ -17,6 +17,7 @@ import os
 import socket
 import stat
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from logeion.wire.errors import ConfigError
@@ -369,21 +370,15 @@ async def dial_host(
     Raises ``OSError`` when nobody listens there, ``LaneError`` when the other side is none of this cluster, has no
     such actor, or does not finish within ``HANDSHAKE_S``.
     """
-    where = f"{target} at {show_address(host, port)}"
-    try:
-        async with asyncio.timeout(HANDSHAKE_S):
-            sock = await _connect(loop, host, port)
-            try:
-                status, reason = await _prove(loop, sock, target, secret)
-                if status != handshake.OK:
-                    raise HandshakeError(reason)
-            except BaseException:
-                sock.close()
-                raise
-    except TimeoutError as error:
-        raise LaneTimeout(f"{where}: no handshake in time") from error
-    except HandshakeError as error:
-        raise LaneError(f"{where}: {error}") from error
+    async with _in_time(target, host, port):
+        sock = await _connect(loop, host, port)
+        try:
+            status, reason = await _prove(loop, sock, target, secret)
+            if status != handshake.OK:
+                raise HandshakeError(reason)
+        except BaseException:
+            sock.close()
+            raise
     return await lane_over(loop, sock, on_message=on_message, on_closed=on_closed)
 
 
@@ -392,17 +387,23 @@ async def has_ended(loop: asyncio.AbstractEventLoop, host: str, port: int, actor
 
     False: it runs, or that host cannot tell. Raises as ``dial_host`` does.
     """
-    where = f"{actor} at {show_address(host, port)}"
+    async with _in_time(actor, host, port):
+        with await _connect(loop, host, port) as sock:
+            status, _ = await _prove(loop, sock, handshake.PROBE + actor, secret)
+    return status == handshake.ENDED
+
+
+@contextlib.asynccontextmanager
+async def _in_time(target: str, host: str, port: int) -> AsyncIterator[None]:
+    """A handshake within ``HANDSHAKE_S``; what fails of it is told as a lane's failure."""
+    where = f"{target} at {show_address(host, port)}"
     try:
         async with asyncio.timeout(HANDSHAKE_S):
-            sock = await _connect(loop, host, port)
-            with sock:
-                status, _ = await _prove(loop, sock, handshake.PROBE + actor, secret)
+            yield
     except TimeoutError as error:
         raise LaneTimeout(f"{where}: no handshake in time") from error
     except HandshakeError as error:
         raise LaneError(f"{where}: {error}") from error
-    return status == handshake.ENDED
 
 
 async def _prove(loop: asyncio.AbstractEventLoop, sock: socket.socket, target: str, secret: bytes) -> tuple[int, str]:

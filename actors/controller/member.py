@@ -196,8 +196,10 @@ class Member:
 
     def led_by(self, node: int) -> int | None:
         """The term in which this voter follows that one; None if it does not."""
-        role = self.raft.role if self.raft is not None else None
-        return self.raft.term if self.raft is not None and isinstance(role, Follower) and role.leader == node else None
+        raft = self.raft
+        if raft is None or not isinstance(raft.role, Follower) or raft.role.leader != node:
+            return None
+        return raft.term
 
     @property
     def decides(self) -> bool:
