@@ -16,6 +16,7 @@ from logeion.wire.errors import KafkaError, StorageError
 from tests.sim.hosts import DATA
 from tests.sim.leaders import PartitionProcess
 from tests.sim.members import Pace
+from tests.sim.node_lane import hello_of
 from tests.sim.virtual_loop import AsyncProcess, Exited
 
 if TYPE_CHECKING:
@@ -66,16 +67,7 @@ class CoordinatorProcess(AsyncProcess):
     """What the runtime does around ``CoordinatorShell``."""
 
     def __init__(self, world: World, on: Host, start: Start, pid: int) -> None:
-        hello = m.Hello(
-            actor=start.actor,
-            kind=KIND,
-            node=on.number,
-            pid=pid,
-            incarnation=start.incarnation,
-            topic_id=start.topic_id,
-            partition=start.partition,
-            epoch=start.epoch,
-        )
+        hello = hello_of(start, KIND, on.number, pid)
         super().__init__(world, f"{on.number}:{start.actor}", on=on, hello=hello)
         self.start = start
         spec = ActorSpec(

@@ -19,14 +19,13 @@ from tests.sim.coordinators import config_of
 from tests.sim.hosts import DATA
 from tests.sim.lanes import SimSocket
 from tests.sim.network import Port
+from tests.sim.node_lane import Supervised
 from tests.sim.nodes import NodeProcess
 from tests.sim.virtual_loop import AsyncProcess
 
 if TYPE_CHECKING:
     from tests.sim.hosts import Host
     from tests.sim.world import World
-
-REDIAL_S = 0.02
 
 
 class _Cold:
@@ -46,7 +45,7 @@ class _Cold:
         """Nothing is under way that could be ended."""
 
 
-class GatewayProcess(AsyncProcess):
+class GatewayProcess(AsyncProcess, Supervised):
     """The shell of ``state.Gateway`` and ``Following``."""
 
     def __init__(self, world: World, on: Host, actor: str, incarnation: int) -> None:
@@ -61,11 +60,10 @@ class GatewayProcess(AsyncProcess):
         self.following = Following(self.gateway, Path(DATA))
         self.connections: dict[Connection, None] = {}
         self.listens = False
-        self.node: Port | None = None
         self.soon(self._begin)
 
     def _begin(self) -> None:
-        self._dial_node()
+        self.dial_node()
         self.following.start()
         self._starting = self.loop.create_task(self._start())
 
@@ -79,32 +77,14 @@ class GatewayProcess(AsyncProcess):
             # Nothing promises more: a Controller that has just started may know less than this host's Node has heard.
             self.world.gateway_judge.count("starts behind its Node")
         self.world.note(f"{self.name} listens, the metadata log read to {self.gateway.applied}")
-        self._introduce()
+        self.report()
 
     def stepped(self) -> None:
         self.world.gateway_judge.stepped(self)
 
     # Node
 
-    def _dial_node(self) -> None:
-        on = self.on
-        assert on is not None
-        self.world.network.dial(self, lambda: on.processes.get("node"), self._met, self._unmet, on.number)
-
-    def _unmet(self) -> None:
-        self.later(REDIAL_S, self._dial_node)
-
-    def _met(self, lane: Port) -> None:
-        self.node = lane
-        lane.on_message = self._from_node
-        lane.on_closed = self._parted
-        self._introduce()
-
-    def _parted(self, lane: Port) -> None:
-        self.node = None
-        self._unmet()
-
-    def _introduce(self) -> None:
+    def report(self) -> None:
         if self.node is not None:
             self.node.tell(m.StateChanged(state="running" if self.listens else "starting"))
             if self.listens:
@@ -114,7 +94,7 @@ class GatewayProcess(AsyncProcess):
         if self.node is not None:
             self.node.tell(message)
 
-    def _from_node(self, lane: Port, request: int, message: m.AnyMessage, payload: bytes) -> None:
+    def from_node(self, lane: Port, request: int, message: m.AnyMessage, payload: bytes) -> None:
         if isinstance(message, m.Ping):
             lane.reply(request, m.Pong())
         elif isinstance(message, m.PartitionRunning | m.PartitionStopped):

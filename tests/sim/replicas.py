@@ -14,35 +14,23 @@ from logeion.log.log import Log, SyncHandle
 from logeion.wire.errors import StorageError
 from tests.sim.hosts import DATA
 from tests.sim.network import Port
-from tests.sim.process import Process
+from tests.sim.node_lane import Supervised, hello_of
 
 if TYPE_CHECKING:
     from tests.sim.hosts import Host
     from tests.sim.world import World
 
-REDIAL_S = 0.02
 
-
-class Actor(Process):
+class Actor(Supervised):
     """What both have: a log, a lane to Node, syncs that take their time, and an end when the disk fails."""
 
     kind = ""
 
     def __init__(self, world: World, on: Host, start: Start, pid: int) -> None:
-        hello = m.Hello(
-            actor=start.actor,
-            kind=self.kind,
-            node=on.number,
-            pid=pid,
-            incarnation=start.incarnation,
-            topic_id=start.topic_id,
-            partition=start.partition,
-            epoch=start.epoch,
-        )
+        hello = hello_of(start, self.kind, on.number, pid)
         super().__init__(world, f"{on.number}:{start.actor}", on=on, hello=hello)
         self.start = start
         self.key = (start.topic_id, start.partition)
-        self.node: Port | None = None
         self.state = "starting"
         self.cause = ""
         self.log: Log | None = None
@@ -51,31 +39,13 @@ class Actor(Process):
         self._sync: SyncHandle | None = None
         self._again = False
         self._lock_until = world.engine.time + LOCK_S
-        self._dial_node()
+        self.dial_node()
         # A log takes its time to open: what the process before it wrote may come from a disk.
         self.later(world.engine.random.uniform(0.001, 0.01), self._open)
 
     # Node
 
-    def _dial_node(self) -> None:
-        on = self.on
-        assert on is not None
-        self.world.network.dial(self, lambda: on.processes.get("node"), self._met, self._unmet, on.number)
-
-    def _unmet(self) -> None:
-        self.later(REDIAL_S, self._dial_node)
-
-    def _met(self, lane: Port) -> None:
-        self.node = lane
-        lane.on_message = self.from_node
-        lane.on_closed = self._parted
-        self._report()
-
-    def _parted(self, lane: Port) -> None:
-        self.node = None
-        self._unmet()
-
-    def _report(self) -> None:
+    def report(self) -> None:
         if self.node is not None:
             self.node.tell(m.StateChanged(state=self.state, cause=self.cause, epoch=self.start.epoch))
 
@@ -134,7 +104,7 @@ class Actor(Process):
         if self.later_slice is not None:
             self.slice_changed(self.later_slice)
         self.state = "running"
-        self._report()
+        self.report()
 
     def fatal(self, error: StorageError) -> None:
         """Say why, and end: as lost if the log cannot be trusted, else as after any crash."""
@@ -156,7 +126,7 @@ class Actor(Process):
     def terminate(self) -> None:
         """SIGTERM: close the log cleanly."""
         self.state = "stopping"
-        self._report()
+        self.report()
         if self.log is not None and self._sync is None:
             try:
                 self.log.close(clean=True)
