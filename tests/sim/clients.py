@@ -98,22 +98,15 @@ class Client(Process):
         """Clients have no deadline of their own."""
 
 
-class Producer(Client):
-    """Idempotent, acks=all: what is not acknowledged is sent again, in order, until it is."""
+class Backlog(Client):
+    """What idempotent producers have to send, until it is acknowledged."""
 
-    def __init__(self, world: World, number: int, key: Key, pace: float, until: float) -> None:
-        super().__init__(world, f"producer-{number}", number, key)
-        self.producer_id = number
-        self.pace = pace
-        self.until = until
-        self.sequence = 0
-        # Not acknowledged yet, in order: (sequence, batch).
-        self.waiting: deque[tuple[int, bytes]] = deque()
-        self._sent = 0
-        self._round = 0
-        self.acked = 0
-        self.look()
-        self.later(pace, self._produce)
+    producer_id: int
+    pace: float
+    until: float
+    sequence: int
+    # Not acknowledged yet, in order: (sequence, batch).
+    waiting: deque[tuple[int, bytes]]
 
     @property
     def done(self) -> bool:
@@ -130,6 +123,44 @@ class Producer(Client):
                 self.sequence += count
             self._send()
         self.later(chance.expovariate(1 / self.pace), self._produce)
+
+    def _send(self) -> None:
+        """Whatever may be under way now."""
+        raise NotImplementedError
+
+    def begin_again(self) -> None:
+        """As somebody else, with other batches instead of those that wait."""
+        self.world.note(f"{self.name} begins again with another id")
+        self.producer_id += 1000
+        old, self.waiting, self.sequence = self.waiting, deque(), 0
+        for _ in old:
+            self.waiting.append((self.sequence, self.world.batch(self.producer_id, self.sequence, 1)))
+            self.sequence += 1
+
+    def was_deleted(self, truth: Truth) -> bool:
+        """Whether the first batch that is not acknowledged was committed, and deleted by its owner since."""
+        first = self.waiting[0][0]
+        return any(
+            batch.producer == self.producer_id and batch.sequence == first and batch.base < truth.trimmed
+            for batch in truth.batches.values()
+        )
+
+
+class Producer(Backlog):
+    """Idempotent, acks=all: what is not acknowledged is sent again, in order, until it is."""
+
+    def __init__(self, world: World, number: int, key: Key, pace: float, until: float) -> None:
+        super().__init__(world, f"producer-{number}", number, key)
+        self.producer_id = number
+        self.pace = pace
+        self.until = until
+        self.sequence = 0
+        self.waiting = deque()
+        self._sent = 0
+        self._round = 0
+        self.acked = 0
+        self.look()
+        self.later(pace, self._produce)
 
     def connected(self, lane: Port) -> None:
         self._sent = 0
@@ -176,7 +207,7 @@ class Producer(Client):
         if truth is None or newest is None or newest.leader_epoch != self.epoch:
             return  # a leader whose time is over knows less than it should
         lost = self.world.judge.may_have_lost(self.key, self.producer_id)
-        if self.acked and not lost and not self._was_deleted(truth):
+        if self.acked and not lost and not self.was_deleted(truth):
             raise Violated(
                 f"exactly once: producer {self.producer_id} has acks for all before sequence {self.waiting[0][0]}, and "
                 f"the leader says: {reply.reason}"
@@ -185,21 +216,8 @@ class Producer(Client):
         # sequence for its first (as Kafka's does). Or its batch is in, and was deleted before its ack was heard: a
         # replica that began after it does not know it any more. Or what was acknowledged is gone, as it may be. Begin
         # again as somebody else.
-        self.world.note(f"{self.name} begins again with another id")
-        self.producer_id += 1000
+        self.begin_again()
         self.acked = 0
-        old, self.waiting, self.sequence = self.waiting, deque(), 0
-        for _ in old:
-            self.waiting.append((self.sequence, self.world.batch(self.producer_id, self.sequence, 1)))
-            self.sequence += 1
-
-    def _was_deleted(self, truth: Truth) -> bool:
-        """Whether the first batch that is not acknowledged was committed, and deleted by its owner since."""
-        first = self.waiting[0][0]
-        return any(
-            batch.producer == self.producer_id and batch.sequence == first and batch.base < truth.trimmed
-            for batch in truth.batches.values()
-        )
 
 
 class CarelessProducer(Client):

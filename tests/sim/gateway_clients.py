@@ -33,7 +33,7 @@ from logeion.wire.errors import (
     OffsetOutOfRangeError,
     OutOfOrderSequenceNumberError,
 )
-from tests.sim.clients import IN_FLIGHT, RETRY_S, Client
+from tests.sim.clients import IN_FLIGHT, RETRY_S, Backlog, Client
 from tests.sim.engine import Violated
 from tests.sim.gateways import GatewayProcess
 from tests.sim.lanes import BYTES
@@ -302,7 +302,7 @@ class GatewaySender(GatewayClient):
         self.request(PRODUCE, self.version, body, answered if acks else None, timeout_s)
 
 
-class GatewayProducer(GatewaySender):
+class GatewayProducer(GatewaySender, Backlog):
     """Idempotent, acks=all: what is not acknowledged is sent again, in order, until it is."""
 
     def __init__(self, world: World, number: int, key: Key, pace: float, until: float) -> None:
@@ -313,29 +313,13 @@ class GatewayProducer(GatewaySender):
         # Whether it hangs up when it is refused, or sends again there once all that was under way is answered.
         self.hangs_up = self.engine.random.random() < 0.4
         self.sequence = 0
-        self.waiting: deque[tuple[int, bytes]] = deque()
+        self.waiting = deque()
         # The first so many of those that wait are under way.
         self._sent = 0
         self._refused: tuple[Any, Any] | None = None
         self.acked = 0
         self.look()
         self.later(pace, self._produce)
-
-    @property
-    def done(self) -> bool:
-        return self.engine.time >= self.until and not self.waiting
-
-    def _produce(self) -> None:
-        if self.engine.time >= self.until:
-            return
-        chance = self.engine.random
-        if len(self.waiting) < 10:
-            for _ in range(chance.choice((1, 1, 2, 4))):
-                count = chance.choice((1, 1, 3))
-                self.waiting.append((self.sequence, self.world.batch(self.producer_id, self.sequence, count)))
-                self.sequence += count
-            self._send()
-        self.later(chance.expovariate(1 / self.pace), self._produce)
 
     def connected(self, port: Port) -> None:
         self._leads = port
@@ -403,24 +387,15 @@ class GatewayProducer(GatewaySender):
         epoch = self.world.gateway_judge.refused_by(batch, OutOfOrderSequenceNumberError.code)
         if truth is None or newest is None or newest.leader_epoch != epoch:
             return  # a leader whose time is over knows less than it should
-        deleted = any(
-            one.producer == self.producer_id and one.sequence == sequence and one.base < truth.trimmed
-            for one in truth.batches.values()
-        )
         # What was committed and deleted before its ack was heard, a replica that began after it does not know.
-        if self.acked and not deleted:
+        if self.acked and not self.was_deleted(truth):
             raise Violated(
                 f"exactly once: producer {self.producer_id} has acks for all before sequence {sequence}, and "
                 f"the leader says: {result.error_message}"
             )
         # As for a producer that asks a leader itself: a log that knows nothing of it takes any sequence for its first.
-        self.world.note(f"{self.name} begins again with another id")
+        self.begin_again()
         self.world.gateway_judge.count("another id")
-        self.producer_id += 1000
-        old, self.waiting, self.sequence = self.waiting, deque(), 0
-        for _ in old:
-            self.waiting.append((self.sequence, self.world.batch(self.producer_id, self.sequence, 1)))
-            self.sequence += 1
 
 
 class GatewayCareless(GatewaySender):
